@@ -1,0 +1,65 @@
+# Every target works on its own from a fresh clone: it makes .venv first, or again when the lock has changed.
+PYTHON ?= python3
+PIP_ARGS ?=
+ONLY ?=
+
+TORCH := torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.installed
+PYTEST := $(BIN)/python -m pytest
+COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
+
+.DEFAULT_GOAL := help
+.PHONY: help course test lab check data store lock
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@echo
+	@echo "PYTHON=python3.12    the Python, 3.11 to 3.13, that .venv is made from (default: python3)"
+	@echo "ONLY=\"01 04\"         only these notebooks (course, store)"
+	@echo "PIP_ARGS=...         more arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:"
+	@echo "                     make course PIP_ARGS=\"--extra-index-url https://download.pytorch.org/whl/cpu\""
+
+course: $(READY) ## execute every notebook in order; executed copies, HTML pages and checkpoints go to outputs/
+	@$(COURSE)
+
+test: check ## everything that CI runs: check, the other tests, then every notebook cell by cell
+	$(PYTEST) tests --ignore=tests/unit
+	$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/
+
+lab: $(READY) ## JupyterLab on the notebooks
+	cd notebooks && ../$(BIN)/python -m jupyterlab
+
+check: $(READY) ## lint and unit tests only
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(PYTEST) tests/unit
+
+data: $(READY) ## rebuild everything in data/
+	$(BIN)/python -m picollm_lite.build
+
+store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and store the outputs
+	@$(COURSE) --store
+
+# setuptools comes from the lock too, so the last step needs no network.
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) here; name a Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); the course needs Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Python 3.11, so that every version chosen exists for 3.11 too. CUDA packages stay out:
+# torch pins its own on Linux, and elsewhere they do not exist.
+lock: ## for authors, on Linux with Python 3.11: resolve pyproject.toml's ranges into requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: make lock needs Python 3.11" >&2; exit 1; }
+	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > "$$dir/ranges"; \
+	$(PYTHON) -m venv "$$dir/venv"; \
+	"$$dir/venv/bin/python" -m pip install $(PIP_ARGS) --upgrade $(TORCH) setuptools -r "$$dir/ranges"; \
+	echo '# Exact versions for make, environment.yml and CI. Made by `make lock` from the ranges in pyproject.toml.' > "$$dir/lock"; \
+	"$$dir/venv/bin/python" -m pip freeze --all --exclude pip > "$$dir/frozen"; \
+	sed -E -e 's/\+[A-Za-z0-9.]+$$//' -e '/^(nvidia-|cuda-|triton)/d' "$$dir/frozen" >> "$$dir/lock"; \
+	cp "$$dir/lock" requirements.lock

@@ -1,0 +1,101 @@
+"""picoLLM's chat format: special tokens, template, prompt and response spans, and answers as text."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from picollm_lite.kernels.rollout import greedy_rollout, rollout
+
+BOS = "<|bos|>"
+USER_START, USER_END = "<|user_start|>", "<|user_end|>"
+ASSISTANT_START, ASSISTANT_END = "<|assistant_start|>", "<|assistant_end|>"
+PAD = "<|pad|>"  # ours: a pad that is no other token, so that the end token is learned like any other
+SPECIAL_TOKENS = (BOS, USER_START, USER_END, ASSISTANT_START, ASSISTANT_END, PAD)
+SYSTEM_PROMPT = "You are a compact teaching assistant for an LLM course."
+MAX_NEW_TOKENS = 56  # room for the longest perfect answer of the small world
+
+# A system message has no token of its own: like picoLLM, it opens the first user turn.
+# The generation block lets transformers return the mask of what the assistant wrote (its end token included).
+CHAT_TEMPLATE = (
+    "{{- bos_token -}}"
+    "{%- set ns = namespace(system='') -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}"
+    "{%- set ns.system = message['content'] + '\n\n' -%}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{{- '<|user_start|>' + ns.system + message['content'] + '<|user_end|>' -}}"
+    "{%- set ns.system = '' -%}"
+    "{%- elif message['role'] == 'assistant' -%}"
+    "{{- '<|assistant_start|>' -}}"
+    "{%- generation -%}{{- message['content'] + '<|assistant_end|>' -}}{%- endgeneration -%}"
+    "{%- else -%}{{- raise_exception('unknown role: ' + message['role']) -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"
+)
+
+
+class Encoded(NamedTuple):
+    """A conversation as token ids; `response_mask` is True on what the assistant wrote, its end token included."""
+
+    tokens: list[int]
+    response_mask: list[bool]
+
+
+def user(text: str) -> list[dict[str, str]]:
+    """A conversation that holds one user message."""
+    return [{"role": "user", "content": text}]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> list[int]:
+    """Token ids of the conversation so far, ready for the assistant to answer."""
+    return _template(tokenizer, messages, add_generation_prompt=True)["input_ids"]
+
+
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> Encoded:
+    """Token ids and response mask of a whole conversation.
+
+    Raises ValueError when the tokenizer has no chat template, or one without a generation block, which alone can say
+    what the assistant wrote.
+    """
+    out = _template(tokenizer, messages, return_assistant_tokens_mask=True)
+    mask = [bool(m) for m in out["assistant_masks"]]
+    if not any(mask):
+        raise ValueError(
+            "the chat template marks no assistant tokens: add a {% generation %} block to it, "
+            "or set tokenizer.chat_template = picollm_lite.chat.CHAT_TEMPLATE and add its special tokens"
+        )
+    return Encoded(out["input_ids"], mask)
+
+
+def answer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    seed: int | None = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[str]:
+    """The model's answer to each question as text; temperature 0 takes the likeliest token at every step."""
+    prompts = [encode_prompt(tokenizer, user(question)) for question in questions]
+    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if temperature == 0:
+        sample = greedy_rollout(model, prompts, **sizes)
+    else:
+        sample = rollout(model, prompts, temperature=temperature, seed=seed, **sizes)
+    responses = sample.tokens[:, -sample.response_mask.shape[1] :]
+    return [
+        tokenizer.decode(row[mask], skip_special_tokens=True)
+        for row, mask in zip(responses, sample.response_mask, strict=True)
+    ]
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **options) -> dict:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: set tokenizer.chat_template, "
+            "for instance to picollm_lite.chat.CHAT_TEMPLATE, and add its special tokens"
+        )
+    return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)

@@ -1,0 +1,147 @@
+"""Demonstrations and prompts as data sets: reading, validation, tokens, batches."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from picollm_lite.chat import Encoded, encode_conversation
+
+ROLES = ("system", "user", "assistant")
+
+
+class Batch(NamedTuple):
+    """Right-padded conversations; `response_mask` is True on the tokens that the loss counts."""
+
+    tokens: Int[Tensor, "B L"]
+    response_mask: Bool[Tensor, "B L"]
+
+
+def load_demos(path: str | Path) -> Dataset:
+    """Demonstrations as a data set with a `messages` column, from a JSONL file.
+
+    A line is a TRL object `{"messages": [...]}` or `{"prompt": [...], "completion": [...]}`, or picoLLM's bare array of
+    messages. Other columns of an object are kept. Raises FileNotFoundError, or ValueError naming file and line.
+    """
+    rows = [_demo(row, where) for row, where in read_jsonl(path)]
+    columns = {key: None for row in rows for key in row}
+    return Dataset.from_list([{key: row.get(key) for key in columns} for row in rows])
+
+
+def load_suite(path: str | Path) -> Dataset:
+    """The frozen prompt suite: columns `id`, `prompt`, `split`, `ask`. Raises as `load_demos` does."""
+    rows = []
+    for row, where in read_jsonl(path):
+        missing = [key for key in ("id", "prompt", "split", "ask") if not (isinstance(row, dict) and row.get(key))]
+        if missing:
+            raise ValueError(f"{where}: a prompt of the suite needs {', '.join(missing)}")
+        rows.append(row)
+    return Dataset.from_list(rows)
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
+    """Each line's value and its place as "file:line", blank lines left out.
+
+    Raises FileNotFoundError, or ValueError for a broken line, bytes that are not UTF-8, or a file without any line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: check the path, or run `make data` to rebuild the shipped data")
+    found = False
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if not line:
+                    continue
+                value = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: not UTF-8 text ({error.reason}): save the file as UTF-8") from None
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): one value a line") from None
+            found = True
+            yield value, where
+    if not found:
+        raise ValueError(f"{path} is empty: it needs one JSON value a line")
+
+
+def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
+    """One JSON object a line, UTF-8. Written aside, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return aside.replace(path)
+
+
+def encode_demos(demos: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 256) -> list[Encoded]:
+    """Demonstrations as token ids and response masks. Raises ValueError naming the row that exceeds `max_length`."""
+    encoded = [encode_conversation(tokenizer, messages) for messages in demos["messages"]]
+    for row, example in enumerate(encoded):
+        if len(example.tokens) > max_length:
+            raise ValueError(
+                f"demonstration {row} has {len(example.tokens)} tokens, more than max_length={max_length}: "
+                "shorten it or raise max_length (up to the model's context)"
+            )
+    return encoded
+
+
+def collate(examples: Sequence[Encoded], pad_token_id: int) -> Batch:
+    """One right-padded batch."""
+    L = max(len(example.tokens) for example in examples)
+    tokens = torch.tensor([example.tokens + [pad_token_id] * (L - len(example.tokens)) for example in examples])
+    mask = torch.tensor([example.response_mask + [False] * (L - len(example.tokens)) for example in examples])
+    return Batch(tokens, mask)
+
+
+def length_bucketed_batches(lengths: Sequence[int], batch_size: int, *, seed: int) -> list[list[int]]:
+    """Row numbers in batches of nearly equal length, in random order: every row once, little padding.
+
+    Rows are shuffled, sorted by length within pools of many batches, cut, and the batches shuffled.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    rng = random.Random(seed)
+    order = rng.sample(range(len(lengths)), len(lengths))
+    pool = 32 * batch_size
+    batches = []
+    for start in range(0, len(order), pool):
+        rows = sorted(order[start : start + pool], key=lengths.__getitem__)
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def _demo(row: object, where: str) -> dict:
+    if isinstance(row, list):
+        row = {"messages": row}
+    elif isinstance(row, dict) and "messages" not in row and isinstance(row.get("prompt"), list):
+        rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
+        row = {"messages": row["prompt"] + list(row.get("completion") or []), **rest}
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+        raise ValueError(f"{where}: expected a list of messages, or an object with `messages` or `prompt` and `completion`")
+    check_messages(row["messages"], where)
+    if row["messages"][-1]["role"] != "assistant":
+        raise ValueError(f"{where}: the last message must be the assistant's answer, got {row['messages'][-1]['role']!r}")
+    return row
+
+
+def check_messages(messages: Sequence[object], where: str) -> None:
+    """Raise ValueError at `where` unless every message has a known role and a non-empty text."""
+    if not messages:
+        raise ValueError(f"{where}: the conversation is empty")
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+            raise ValueError(f"{where}: message {number} must be an object with `role` and `content`")
+        if message["role"] not in ROLES:
+            raise ValueError(f"{where}: message {number} has the unknown role {message['role']!r}: use {', '.join(ROLES)}")
+        if not isinstance(message["content"], str) or not message["content"].strip():
+            raise ValueError(f"{where}: message {number} ({message['role']}) is empty: give it text or remove the line")

@@ -1,0 +1,1 @@
+"""What "better" means: metrics over the frozen prompt suite."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions: tensors in, tensors or a NamedTuple out; no files, no logging, no state."""

@@ -1,0 +1,281 @@
+"""Sampling answers with their log-probs: the hot loop of PPO, of best-of-n and of every online method.
+
+Three engines share one loop. `FusedLlama` is our own decoder for Llama-shaped models, `_Cached` runs any causal
+transformers model with its KV cache, `_Recompute` runs a model without one. Against `generate`: weights are fused once a
+call, the cache is allocated once and written in place, rows that have finished are taken out of the batch, and one
+uniform number a row and step picks the token (inverse CDF), so that a row's sample depends on the seed alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from picollm_lite.kernels.fused_llama import FusedLlama, can_fuse
+
+COMPACT_BELOW = 0.85  # gather the cache anew once this share of its rows, or fewer, are still running
+BLOCK = 64  # vocabulary entries summed at once when a token is drawn
+
+
+class Rollout(NamedTuple):
+    """Prompts and sampled responses; masks are True where they count.
+
+    tokens (B, P+T): prompt left-padded to P, response right-padded to T. attention_mask (B, P+T): True on real tokens.
+    response_mask (B, T): True up to and including EOS. logp (B, T): log-prob in nats of each response token under the
+    sampling distribution, 0 outside the mask. finished (B,): whether the response ended with an EOS.
+    """
+
+    tokens: Int[Tensor, "B P+T"]
+    attention_mask: Bool[Tensor, "B P+T"]
+    response_mask: Bool[Tensor, "B T"]
+    logp: Float[Tensor, "B T"]
+    finished: Bool[Tensor, " B"]
+
+
+def rollout(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    eos_token_id: int | Sequence[int],
+    pad_token_id: int,
+    temperature: float = 1.0,
+    seed: int | None = None,
+) -> Rollout:
+    """Sample one response a prompt from softmax(logits / temperature), with no top-k or top-p.
+
+    `logp` equals a scoring pass at the same temperature. The same seed gives the same responses; None draws a new one.
+    Raises ValueError for an empty prompt, a non-positive temperature, a token outside the vocabulary, a prompt that
+    leaves no room for `max_new_tokens` in the model's context, or non-finite logits.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}; use greedy_rollout for the likeliest token")
+    generator = torch.Generator()
+    generator.manual_seed(seed) if seed is not None else generator.seed()
+    uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float32)  # (B, T)
+
+    def choose(logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        return _draw(logits if temperature == 1.0 else logits / temperature, uniforms[rows.cpu(), t].to(logits.device))
+
+    return _decode(model, prompts, max_new_tokens, eos_token_id, pad_token_id, choose)
+
+
+def greedy_rollout(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    eos_token_id: int | Sequence[int],
+    pad_token_id: int,
+) -> Rollout:
+    """The likeliest token at every step; `logp` is its log-prob at temperature 1. Raises as `rollout` does."""
+
+    def choose(logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        top, token = logits.max(-1)  # (b,)
+        return token, top - logits.logsumexp(-1)
+
+    return _decode(model, prompts, max_new_tokens, eos_token_id, pad_token_id, choose)
+
+
+@torch.no_grad()
+def _decode(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    eos_token_id: int | Sequence[int],
+    pad_token_id: int,
+    choose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+) -> Rollout:
+    _check_prompts(model, prompts, max_new_tokens)
+    device = next(model.parameters()).device
+    prompt, prompt_mask = _left_pad(prompts, pad_token_id, device)  # (B, P) each
+    eos = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=device)
+    B = len(prompts)
+    response = prompt.new_full((B, max_new_tokens), pad_token_id)  # (B, T)
+    logp = torch.zeros(B, max_new_tokens, device=device)  # (B, T)
+    length = torch.full((B,), max_new_tokens, device=device)  # (B,)
+    finished = torch.zeros(B, dtype=torch.bool, device=device)  # (B,)
+
+    was_training = model.training
+    model.eval()  # dropout would make the sampled log-probs differ from the scored ones
+    try:
+        # A prompt that comes several times, as in best-of-n, is read once.
+        first, copy_of = _distinct(prompts, device)
+        engine = _engine(model, prompt[first], prompt_mask[first], max_new_tokens)
+        logits = engine.prefill()  # (b, V)
+        if len(first) < B:
+            engine.keep(copy_of)
+            logits = logits[copy_of]  # (B, V)
+        rows = torch.arange(B, device=device)  # rows of the batch that the engine still holds
+        running = torch.ones(B, dtype=torch.bool, device=device)  # (b,)
+        for t in range(max_new_tokens):
+            token, token_logp = choose(logits.float(), rows, t)  # (b,) each
+            live = rows[running]
+            response[live, t], logp[live, t] = token[running], token_logp[running]
+            ended = running & torch.isin(token, eos)  # (b,)
+            length[rows[ended]], finished[rows[ended]] = t + 1, True
+            running = running & ~ended
+            n_running = int(running.sum())
+            if n_running == 0 or t == max_new_tokens - 1:
+                break
+            if n_running <= COMPACT_BELOW * len(rows):
+                keep = running.nonzero().squeeze(1)
+                engine.keep(keep)
+                rows, token, running = rows[keep], token[keep], running[keep]
+            logits = engine.step(token)  # (b, V)
+    finally:
+        model.train(was_training)
+    return _collect(prompt, prompt_mask, response, logp, length, finished)
+
+
+def _collect(
+    prompt: Tensor, prompt_mask: Tensor, response: Tensor, logp: Tensor, length: Tensor, finished: Tensor
+) -> Rollout:
+    T = int(length.max())
+    response_mask = torch.arange(T, device=length.device) < length[:, None]  # (B, T)
+    if not torch.isfinite(logp).all():
+        raise ValueError("the model gave non-finite logits while sampling: its weights hold NaN or infinity")
+    return Rollout(
+        tokens=torch.cat([prompt, response[:, :T]], dim=1),
+        attention_mask=torch.cat([prompt_mask, response_mask], dim=1),
+        response_mask=response_mask,
+        logp=logp[:, :T],
+        finished=finished,
+    )
+
+
+def _draw(logits: Float[Tensor, "b V"], uniform: Float[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+    """Inverse-CDF sampling in two steps, first the block, then the token in it; returns tokens and their log-probs.
+
+    A running sum over the whole vocabulary is the slow part of this method; block sums leave two short ones.
+    """
+    b, V = logits.shape
+    top = logits.amax(-1, keepdim=True)  # (b, 1)
+    weight = (logits - top).exp_()  # (b, V)
+    if V % BLOCK:
+        weight = torch.nn.functional.pad(weight, (0, BLOCK - V % BLOCK))
+    blocks = weight.view(b, -1, BLOCK)  # (b, V / BLOCK, BLOCK)
+    cumulative = blocks.sum(-1).cumsum(-1)  # (b, V / BLOCK)
+    total = cumulative[:, -1:]  # (b, 1)
+    block, left = _first_above(cumulative, uniform[:, None] * total)  # (b, 1) each
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).cumsum(-1)  # (b, BLOCK)
+    offset, _ = _first_above(inside, left)
+    token = block * BLOCK + offset  # (b, 1)
+    logp = logits.gather(1, token) - top - total.log()  # (b, 1)
+    return token.squeeze(1), logp.squeeze(1)
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the first entry above `target` in each row, and how far `target` lies past the entry before it."""
+    # Rounding may lift the target to the sum itself, beyond the last entry of any weight.
+    below_sum = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
+    target = torch.minimum(target, below_sum)
+    index = torch.searchsorted(cumulative, target, right=True)  # (b, 1)
+    before = cumulative.gather(1, (index - 1).clamp_min(0)) * (index > 0)  # (b, 1)
+    return index, target - before
+
+
+def _check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not prompts:
+        raise ValueError("prompts is empty: give at least one list of token ids")
+    empty = [i for i, prompt in enumerate(prompts) if len(prompt) == 0]
+    if empty:
+        raise ValueError(f"prompt {empty[0]} is empty: a prompt needs at least one token, e.g. the BOS token")
+    vocabulary = model.get_input_embeddings().num_embeddings
+    low, high = min(map(min, prompts)), max(map(max, prompts))
+    if low < 0 or high >= vocabulary:
+        raise ValueError(f"token ids must lie in 0..{vocabulary - 1}, got {low if low < 0 else high}")
+    context = getattr(model.config, "max_position_embeddings", None)  # GPT-2 maps n_positions to this name
+    longest = max(map(len, prompts))
+    if context is not None and longest + max_new_tokens > context:
+        raise ValueError(
+            f"longest prompt ({longest} tokens) plus max_new_tokens ({max_new_tokens}) exceeds the model's context of "
+            f"{context} tokens: shorten the prompt or lower max_new_tokens"
+        )
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[pad_token_id] * (longest - len(p)) + list(p) for p in prompts], device=device)  # (B, P)
+    length = torch.tensor([len(p) for p in prompts], device=device)
+    return tokens, torch.arange(longest, device=device) >= longest - length[:, None]
+
+
+def _distinct(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Index of the first copy of each distinct prompt, and for every prompt the number of its distinct one."""
+    number: dict[tuple[int, ...], int] = {}
+    copy_of = [number.setdefault(tuple(prompt), len(number)) for prompt in prompts]
+    first = [copy_of.index(i) for i in range(len(number))]
+    return torch.tensor(first, device=device), torch.tensor(copy_of, device=device)
+
+
+def _engine(model: nn.Module, prompt: Tensor, prompt_mask: Tensor, max_new_tokens: int):
+    if not getattr(model.config, "use_cache", False):
+        return _Recompute(model, prompt, prompt_mask)
+    if can_fuse(model):
+        return FusedLlama(model, prompt, prompt_mask, max_new_tokens)
+    return _Cached(model, prompt, prompt_mask)
+
+
+class _Cached:
+    """Any causal transformers model, with the KV cache it brings."""
+
+    def __init__(self, model: nn.Module, prompt: Tensor, prompt_mask: Tensor):
+        self.model, self.prompt, self.mask = model, prompt, prompt_mask
+        self.position = prompt_mask.cumsum(-1) - 1  # (B, P), -1 on padding
+
+    def prefill(self) -> Tensor:
+        return self._forward(self.prompt, self.position.clamp_min(0), cache=None)
+
+    def step(self, token: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token), 1)], dim=1)
+        self.position = self.position[:, -1:] + 1  # (b, 1)
+        return self._forward(token[:, None], self.position, cache=self.cache)
+
+    def keep(self, rows: Tensor) -> None:
+        self.mask, self.position = self.mask[rows], self.position[rows]
+        self.cache.batch_select_indices(rows)
+
+    def _forward(self, tokens: Tensor, position: Tensor, cache) -> Tensor:
+        out = self.model(
+            input_ids=tokens,
+            attention_mask=self.mask.long(),
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = out.past_key_values
+        return out.logits[:, -1]  # (b, V)
+
+
+class _Recompute:
+    """A model without a KV cache: the whole text anew at every step.
+
+    Rows are padded on the right, where a causal model cannot see the padding, so that no mask and no positions are
+    needed: a custom model often takes neither.
+    """
+
+    def __init__(self, model: nn.Module, prompt: Tensor, prompt_mask: Tensor):
+        self.model = model
+        self.length = prompt_mask.sum(-1)  # (B,)
+        index = torch.arange(prompt.shape[1], device=prompt.device)
+        shift = prompt.shape[1] - self.length[:, None]
+        self.tokens = prompt.gather(1, (index + shift).clamp_max(prompt.shape[1] - 1))  # (B, P), right-padded
+
+    def prefill(self) -> Tensor:
+        logits = self.model(input_ids=self.tokens).logits  # (b, L, V)
+        return logits[torch.arange(len(logits), device=logits.device), self.length - 1]  # (b, V)
+
+    def step(self, token: Tensor) -> Tensor:
+        self.tokens = torch.cat([self.tokens, self.tokens[:, -1:]], dim=1)
+        self.tokens.scatter_(1, self.length[:, None], token[:, None])
+        self.length = self.length + 1
+        return self.prefill()
+
+    def keep(self, rows: Tensor) -> None:
+        self.tokens, self.length = self.tokens[rows], self.length[rows]

@@ -1,0 +1,84 @@
+"""Load and save policies: any causal transformers model with its tokenizer."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = "model.safetensors"
+
+
+def load_policy(
+    path_or_id: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, in eval mode, from a folder or, if you are online, a hub id.
+
+    device "auto" is cuda, then mps, then cpu; dtype "auto" is float32 on the cpu and the checkpoint's own elsewhere.
+    Raises FileNotFoundError when the folder is missing or holds no checkpoint.
+    """
+    _check_source(path_or_id)
+    device = best_device() if device == "auto" else device
+    if dtype == "auto" and torch.device(device).type == "cpu":
+        dtype = torch.float32  # half precision is emulated, and slow, on most CPUs
+    options = {"trust_remote_code": trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=dtype, use_safetensors=True, **options)
+    tokenizer = AutoTokenizer.from_pretrained(path_or_id, **options)
+    return model.to(device).eval(), tokenizer
+
+
+def best_device() -> str:
+    """The fastest device of this machine: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> Path:
+    """Write a checkpoint that plain `from_pretrained` opens: safetensors, fp16 on disk, read back as fp32.
+
+    Written aside, then renamed, so that an interruption leaves the old checkpoint or the new one, never half of one.
+    Raises ValueError when a weight is not finite in fp16.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(f"{path}: not saved, {broken[0]} is not finite in fp16: the training has diverged")
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        model.save_pretrained(aside, state_dict=weights)
+        tokenizer.save_pretrained(aside)
+        aside.chmod(0o755)  # mkdtemp closes the folder to others
+        _swap(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return path
+
+
+def _swap(new: Path, path: Path) -> None:
+    old = new.with_name(new.name + "-old")
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_source(path_or_id: str | Path) -> None:
+    path = Path(path_or_id)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise FileNotFoundError(f"{path} holds no checkpoint (no config.json): name the folder that save() wrote")
+        if not any(path.glob("*.safetensors")):
+            raise FileNotFoundError(f"{path} has a config.json but no .safetensors weights: save it again as safetensors")
+        return
+    looks_like_id = isinstance(path_or_id, str) and path_or_id.count("/") == 1 and not path_or_id.startswith((".", "/", "~"))
+    if not looks_like_id or path.parent.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}: check the path, or run the notebook that makes it")
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "on", "yes"):
+        raise FileNotFoundError(
+            f"no folder {path}, and the course is offline: to take it from the hub, set HF_HUB_OFFLINE=0 and restart"
+        )

@@ -1,0 +1,1 @@
+"""Training loops: each is a generator that yields one record a step."""

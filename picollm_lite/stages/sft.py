@@ -1,0 +1,108 @@
+"""Supervised fine-tuning: next-token loss on what the assistant wrote, and on nothing else.
+
+Left out of the usual recipe: attention masks (rows are padded on the right, where a causal model does not look) and
+packing (batches of nearly equal length waste little).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from picollm_lite.chat import Encoded
+from picollm_lite.data import Batch, collate, length_bucketed_batches
+from picollm_lite.kernels.logprobs import token_logprobs
+from picollm_lite.kernels.losses import sft_loss
+
+
+class SFTStep(NamedTuple):
+    """One optimizer step. Losses are in nats a response token; `val_loss` is NaN on steps without an evaluation."""
+
+    step: int  # from 1
+    steps: int  # in the whole run
+    epoch: float
+    loss: float
+    val_loss: float
+    learning_rate: float
+    grad_norm: float  # before clipping
+
+
+def train(
+    policy: nn.Module,
+    demos: Sequence[Encoded],
+    *,
+    pad_token_id: int,
+    val: Sequence[Encoded] = (),
+    epochs: int = 2,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    eval_every: int = 20,
+    seed: int = 0,
+) -> Iterator[SFTStep]:
+    """Train `policy` in place; yields a record a step. Stop whenever you like: the policy stays usable.
+
+    AdamW, linear warmup over the first `warmup` share of the steps, then cosine decay to zero.
+    Raises ValueError for no demonstrations, FloatingPointError naming the step when the loss is not finite.
+    """
+    if not demos:
+        raise ValueError("sft: no demonstrations to train on")
+    lengths = [len(example.tokens) for example in demos]
+    batches = [rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)]
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _decay(step, len(batches), warmup))
+    policy.train()
+    try:
+        for step, rows in enumerate(batches, start=1):
+            loss = batch_loss(policy, collate([demos[row] for row in rows], pad_token_id))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"sft: the loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
+            rate = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+            due = val and (step % eval_every == 0 or step == len(batches))
+            val_loss = evaluate(policy, val, pad_token_id=pad_token_id) if due else math.nan
+            yield SFTStep(
+                step, len(batches), step * epochs / len(batches), loss.item(), val_loss, rate, grad_norm.item()
+            )
+    finally:
+        policy.eval()
+
+
+@torch.no_grad()
+def evaluate(policy: nn.Module, demos: Sequence[Encoded], *, pad_token_id: int, batch_size: int = 128) -> float:
+    """Mean loss in nats a response token, dropout off."""
+    was_training = policy.training
+    policy.eval()
+    total, count = 0.0, 0
+    rows = sorted(range(len(demos)), key=lambda row: len(demos[row].tokens))
+    for start in range(0, len(rows), batch_size):
+        batch = collate([demos[row] for row in rows[start : start + batch_size]], pad_token_id)
+        n = int(batch.response_mask[:, 1:].sum())
+        total, count = total + n * batch_loss(policy, batch).item(), count + n
+    policy.train(was_training)
+    return total / count
+
+
+def batch_loss(policy: nn.Module, batch: Batch) -> Tensor:
+    """SFT loss of one batch; logits at position t score token t+1."""
+    device = next(policy.parameters()).device
+    tokens, mask = batch.tokens.to(device), batch.response_mask.to(device)  # (B, L) each
+    logits = policy(input_ids=tokens[:, :-1]).logits  # (B, L-1, V)
+    return sft_loss(token_logprobs(logits, tokens[:, 1:]), mask[:, 1:])  # ()
+
+
+def _decay(step: int, steps: int, warmup: float) -> float:
+    start = max(1, round(warmup * steps))
+    if step < start:
+        return (step + 1) / start
+    return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))

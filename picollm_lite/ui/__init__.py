@@ -1,0 +1,1 @@
+"""What learners touch: progress, pictures, exercises."""

@@ -1,0 +1,50 @@
+"""A panel of simulated annotators: Bradley-Terry choices on the gold reward plus each one's own bias and noise."""
+
+import math
+import random
+from dataclasses import dataclass
+
+from picollm_lite.world.rubric import judge_sentences, score
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Prefers A over B with probability sigmoid(u(A) - u(B)); see `utility`.
+
+    `gold` is the weight of the gold reward (1 = its own scale; small = noisy; negative = against it),
+    `per_word` and `per_flattery` the log-odds that each word or flattering sentence adds.
+    """
+
+    name: str
+    gold: float
+    per_word: float = 0.0
+    per_flattery: float = 0.0
+
+    def utility(self, prompt: str, response: str) -> float:
+        """What this annotator's choice rests on, in log-odds."""
+        flattery = sum(verdict.flattery for verdict in judge_sentences(response))
+        words = len(response.split())
+        return self.gold * score(prompt, response).total + self.per_word * words + self.per_flattery * flattery
+
+    def probability(self, prompt: str, a: str, b: str) -> float:
+        """True probability that this annotator prefers `a` over `b` (Bradley and Terry 1952)."""
+        margin = self.utility(prompt, a) - self.utility(prompt, b)
+        return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, margin))))
+
+    def prefers_first(self, prompt: str, a: str, b: str, rng: random.Random) -> bool:
+        """One sampled label."""
+        return rng.random() < self.probability(prompt, a, b)
+
+
+PANEL = (
+    Annotator("careful", gold=2.0),
+    Annotator("hurried", gold=0.5),
+    Annotator("length_lover", gold=1.0, per_word=0.12),
+    Annotator("flattered", gold=1.0, per_flattery=3.0),
+    Annotator("contrarian", gold=-0.3),
+)
+
+
+def panel_probability(prompt: str, a: str, b: str, panel: tuple[Annotator, ...] = PANEL) -> float:
+    """Probability that an annotator drawn evenly from the panel prefers `a` over `b`: the Bayes-optimal prediction."""
+    return sum(annotator.probability(prompt, a, b) for annotator in panel) / len(panel)
