@@ -13,7 +13,7 @@ COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 .PHONY: help course test lab check data store lock
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12    the Python, 3.11 to 3.13, that .venv is made from (default: python3)"
 	@echo "ONLY=\"01 04\"         only these notebooks (course, store)"
@@ -43,9 +43,8 @@ store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and 
 
 # setuptools comes from the lock too, so the last step needs no network.
 $(READY): requirements.lock pyproject.toml
-	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) here; name a Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); the course needs Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || \
+	  { echo "error: the course needs Python 3.11 to 3.13, but $(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1); try make PYTHON=python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -r requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .

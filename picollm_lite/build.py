@@ -141,7 +141,9 @@ def update_readme() -> None:
     lines += [_table_row(path) for path in sorted(DATA.rglob("*")) if path.is_file() and path != readme]
     text = readme.read_text(encoding="utf-8")
     table = "<!-- files: begin -->\n" + "\n".join(lines) + "\n<!-- files: end -->"
-    readme.write_text(re.sub(r"<!-- files: begin -->.*<!-- files: end -->", lambda _: table, text, flags=re.S), encoding="utf-8")
+    readme.write_text(
+        re.sub(r"<!-- files: begin -->.*<!-- files: end -->", lambda _: table, text, flags=re.S), encoding="utf-8"
+    )
 
 
 def _table_row(path: Path) -> str:

@@ -80,7 +80,11 @@ def answer(
 ) -> list[str]:
     """The model's answer to each question as text; temperature 0 takes the likeliest token at every step."""
     prompts = [encode_prompt(tokenizer, user(question)) for question in questions]
-    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     if temperature == 0:
         sample = greedy_rollout(model, prompts, **sizes)
     else:
@@ -95,7 +99,7 @@ def answer(
 def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **options) -> dict:
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: set tokenizer.chat_template, "
-            "for instance to picollm_lite.chat.CHAT_TEMPLATE, and add its special tokens"
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: set "
+            "tokenizer.chat_template, for instance to picollm_lite.chat.CHAT_TEMPLATE, and add its special tokens"
         )
     return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)

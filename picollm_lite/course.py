@@ -31,8 +31,7 @@ from picollm_lite import paths
 NOTEBOOKS = paths.ROOT / "notebooks"
 CLAIM = "CLAIM ok: "
 CELL_METADATA = ("tags", "slideshow", "cellView")
-# The same on every machine, whichever Python ran the notebook.
-KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}  # the same on every machine
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 

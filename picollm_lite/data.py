@@ -66,7 +66,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: not UTF-8 text ({error.reason}): save the file as UTF-8") from None
             except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): one value a line") from None
+                raise ValueError(
+                    f"{where}: not valid JSON ({error.msg} at column {error.colno}): one value a line"
+                ) from None
             found = True
             yield value, where
     if not found:
@@ -127,10 +129,14 @@ def _demo(row: object, where: str) -> dict:
         rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         row = {"messages": row["prompt"] + list(row.get("completion") or []), **rest}
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-        raise ValueError(f"{where}: expected a list of messages, or an object with `messages` or `prompt` and `completion`")
+        raise ValueError(
+            f"{where}: expected a list of messages, or an object with `messages` or `prompt` and `completion`"
+        )
     check_messages(row["messages"], where)
     if row["messages"][-1]["role"] != "assistant":
-        raise ValueError(f"{where}: the last message must be the assistant's answer, got {row['messages'][-1]['role']!r}")
+        raise ValueError(
+            f"{where}: the last message must be the assistant's answer, got {row['messages'][-1]['role']!r}"
+        )
     return row
 
 
@@ -142,6 +148,8 @@ def check_messages(messages: Sequence[object], where: str) -> None:
         if not isinstance(message, dict) or not {"role", "content"} <= set(message):
             raise ValueError(f"{where}: message {number} must be an object with `role` and `content`")
         if message["role"] not in ROLES:
-            raise ValueError(f"{where}: message {number} has the unknown role {message['role']!r}: use {', '.join(ROLES)}")
+            raise ValueError(
+                f"{where}: message {number} has the unknown role {message['role']!r}: use {', '.join(ROLES)}"
+            )
         if not isinstance(message["content"], str) or not message["content"].strip():
             raise ValueError(f"{where}: message {number} ({message['role']}) is empty: give it text or remove the line")

@@ -44,7 +44,9 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()
+    }
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"{path}: not saved, {broken[0]} is not finite in fp16: the training has diverged")
@@ -73,9 +75,13 @@ def _check_source(path_or_id: str | Path) -> None:
         if not (path / "config.json").exists():
             raise FileNotFoundError(f"{path} holds no checkpoint (no config.json): name the folder that save() wrote")
         if not any(path.glob("*.safetensors")):
-            raise FileNotFoundError(f"{path} has a config.json but no .safetensors weights: save it again as safetensors")
+            raise FileNotFoundError(
+                f"{path} has a config.json but no .safetensors weights: save it again as safetensors"
+            )
         return
-    looks_like_id = isinstance(path_or_id, str) and path_or_id.count("/") == 1 and not path_or_id.startswith((".", "/", "~"))
+    looks_like_id = (
+        isinstance(path_or_id, str) and path_or_id.count("/") == 1 and not path_or_id.startswith((".", "/", "~"))
+    )
     if not looks_like_id or path.parent.exists():
         raise FileNotFoundError(f"no checkpoint at {path}: check the path, or run the notebook that makes it")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "on", "yes"):

@@ -26,7 +26,7 @@ def whiten(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, shift_mean: bo
     shift_mean=False keeps the mean: only the deviations from it are scaled. Raises as masked_mean does.
     """
     mean = masked_mean(x, mask)  # ()
-    deviation = x - mean  # (B, T)
+    deviation = (x - mean).masked_fill(~mask, 0.0)  # (B, T)
     scaled = deviation * torch.rsqrt(masked_mean(deviation.square(), mask) + VARIANCE_EPS)  # (B, T)
     return (scaled if shift_mean else scaled + mean).masked_fill(~mask, 0.0)
 

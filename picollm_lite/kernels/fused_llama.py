@@ -1,7 +1,7 @@
 """A decoder for Llama-shaped models that computes what transformers computes in about a third of the operations.
 
 What is fused: the q, k and v projections, with their rotated copies for RoPE, into one matrix; gate and up into one;
-each RMSNorm weight into the matrix behind it; 1/sqrt(head size) into q. The cache is one block a layer, written in place.
+each RMSNorm weight into the matrix behind it; 1/sqrt(head size) into q. The cache of a layer is written in place.
 """
 
 import torch
@@ -12,7 +12,7 @@ FUSABLE = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
 
 def can_fuse(model: nn.Module) -> bool:
-    """Whether `FusedLlama` gives this model's own logits: plain fp32 linear layers, SiLU, full attention, static RoPE."""
+    """Whether `FusedLlama` gives this model's logits: plain fp32 linear layers, SiLU, full attention, static RoPE."""
     config = model.config
     if type(model).__name__ not in FUSABLE or config.hidden_act != "silu":
         return False
@@ -20,14 +20,22 @@ def can_fuse(model: nn.Module) -> bool:
         return False
     if "dynamic" in model.model.rotary_emb.rope_type or model.model.rotary_emb.rope_type == "longrope":
         return False  # these change their frequencies with the length of the text
-    blocks = [module for layer in model.model.layers for module in (layer.self_attn, layer.mlp)]
-    linears = [child for block in blocks for child in block.children() if hasattr(child, "weight")]
+    # Read by name, so that a wrapped projection (an adapter, a quantized layer) is seen and not fused away.
+    linears = [getattr(part, name) for layer in model.model.layers for part, name in _projections(layer)]
     plain = all(type(linear) is nn.Linear and linear.weight.dtype == torch.float32 for linear in linears)
-    biases = [linear.bias for block in blocks for name, linear in block.named_children() if name in _UNBIASED]
-    return plain and type(model.lm_head) is nn.Linear and all(bias is None for bias in biases)
+    return (
+        plain and type(model.lm_head) is nn.Linear and not any(_has_other_bias(layer) for layer in model.model.layers)
+    )
 
 
-_UNBIASED = ("o_proj", "gate_proj", "up_proj", "down_proj")
+def _projections(layer: nn.Module) -> list[tuple[nn.Module, str]]:
+    attention = [(layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    return attention + [(layer.mlp, name) for name in ("gate_proj", "up_proj", "down_proj")]
+
+
+def _has_other_bias(layer: nn.Module) -> bool:
+    """Whether a projection other than q, k and v has a bias, which `FusedLlama` does not add."""
+    return any(getattr(part, name).bias is not None for part, name in _projections(layer)[3:])
 
 
 class FusedLlama:

@@ -1,6 +1,6 @@
 """Logits to token log-probs, entropies and KL estimates. Everything is in nats."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -73,37 +73,44 @@ def kl_k3(logp: Float[Tensor, "B T"], ref_logp: Float[Tensor, "B T"]) -> Float[T
 
 def cap_log_ratio(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """min(log_ratio, 20) whose gradient passes as if uncapped: clamp alone would stop learning where it matters."""
-    return log_ratio + (log_ratio.clamp(max=LOG_RATIO_LIMIT) - log_ratio).detach()
+    return log_ratio - F.relu(log_ratio - LOG_RATIO_LIMIT).detach()
+
+
+def log_odds(logp: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """log p - log(1 - p), with p kept one rounding step below 1: a certain answer gives neither inf nor nan."""
+    logp = logp.clamp(max=-torch.finfo(logp.dtype).eps)  # (B,)
+    return logp - torch.log(-torch.expm1(logp))  # (B,); -expm1 is 1 - p without cancellation
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Gather minus logsumexp with a hand-written gradient: autograd's own version takes twice the time and memory."""
+    """Log-softmax and gather, block by block, with the gradient written in place into its one (B, T, V) tensor."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        dtype = _at_least_fp32(logits)
-        log_z = _blockwise(lambda z: torch.logsumexp(_scaled(z.to(dtype), temperature), -1), logits)  # (B, T)
-        picked = logits.gather(-1, tokens[..., None]).squeeze(-1).to(dtype)  # (B, T)
-        ctx.save_for_backward(logits, tokens, log_z)
+        ctx.save_for_backward(logits, tokens)
         ctx.temperature = temperature
-        return _scaled(picked, temperature) - log_z
+        logp = torch.empty(tokens.shape, dtype=_at_least_fp32(logits), device=logits.device)  # (B, T)
+        for z, ids, out in _blocks(logits, tokens[..., None], logp[..., None]):
+            out.copy_(F.log_softmax(_scaled(z, temperature), -1).gather(-1, ids))
+        return logp
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_logp: Tensor) -> tuple[Tensor, None, None]:
-        logits, tokens, log_z = ctx.saved_tensors
+        logits, tokens = ctx.saved_tensors
         grad = torch.empty_like(logits)  # (B, T, V)
         scale = _scaled(grad_logp, ctx.temperature)[..., None]  # (B, T, 1)
-        # d log p(y) / d z_v = (1[v = y] - p_v) / temperature, written in place: -p_v here, the 1 by scatter_add_
-        for out, z, minus_log_z, minus_scale in _blocks(grad, logits, -log_z[..., None], -scale):
-            work = out.to(log_z.dtype)  # `out` itself, unless the logits are in half precision
-            torch.add(minus_log_z, z, alpha=1 / ctx.temperature, out=work).exp_().mul_(minus_scale)
+        # d log p(y) / d z_v = (1[v = y] - p_v) / temperature: -p_v here, the 1 by scatter_add_
+        for out, z, minus_scale in _blocks(grad, logits, -scale):
+            work = out.to(scale.dtype)  # `out` itself, unless the logits are in half precision
+            torch.softmax(_scaled(z, ctx.temperature), -1, out=work).mul_(minus_scale)
             out.copy_(work)
         return grad.scatter_add_(-1, tokens[..., None], scale.to(grad.dtype)), None, None
 
 
-def _scaled(x: Tensor, temperature: float) -> Tensor:
-    return x if temperature == 1 else x / temperature
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    logits = logits.to(_at_least_fp32(logits))
+    return logits if temperature == 1 else logits / temperature
 
 
 def _at_least_fp32(x: Tensor) -> torch.dtype:
@@ -122,7 +129,7 @@ def _kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     return (p * (logp - ref_logp).masked_fill(p == 0, 0.0)).sum(-1)  # -inf - -inf = nan is masked as well
 
 
-def _blockwise(fn, *tensors: Tensor) -> Tensor:
+def _blockwise(fn: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """fn, (b, t, V) -> (b, t), over blocks; a block is whole rows or part of one row, so flat order is kept."""
     return torch.cat([fn(*block).flatten() for block in _blocks(*tensors)]).view(tensors[0].shape[:-1])  # (B, T)
 

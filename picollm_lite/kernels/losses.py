@@ -1,9 +1,7 @@
 """One function per loss. Log-probs are in nats; a mask is True where a token counts; less is better.
 
-What an update holds constant (old log-probs, advantages, old values, returns, KTO's reference point) gets no gradient
-here, so passing live log-probs as the old ones still trains. Every function raises ValueError on unequal shapes, on a
-mask that is not bool or has no True, and on a setting out of range: beta, clip and weights > 0, gamma and lam >= 0,
-label_smoothing in [0, 0.5).
+No gradient flows into old log-probs, advantages, old values, returns and z0. ValueError on unequal shapes, a mask that
+is not bool or has no True, beta, clip or a weight <= 0, gamma or lam < 0, label_smoothing outside [0, 0.5).
 """
 
 from typing import NamedTuple
@@ -13,16 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from picollm_lite.kernels import checks
 from picollm_lite.kernels.advantages import masked_mean
-from picollm_lite.kernels.checks import (
-    require_bool,
-    require_flip_rate,
-    require_in,
-    require_nonempty_mask,
-    require_positive,
-    require_same_shape,
-)
-from picollm_lite.kernels.logprobs import cap_log_ratio
+from picollm_lite.kernels.logprobs import cap_log_ratio, log_odds
 
 B = Float[Tensor, " B"]  # one number a pair or an answer
 BT = Float[Tensor, "B T"]  # one number a token
@@ -53,7 +44,7 @@ def sft_loss(logp: BT, mask: Mask) -> Scalar:
 def bradley_terry_loss(chosen_scores: B, rejected_scores: B, *, margin: B | None = None) -> B:
     """-log sigmoid(r_c - r_r): Ouyang et al. 2022, eq. 1; minus a margin inside: Touvron et al. 2023, eq. 2."""
     margin = torch.zeros_like(chosen_scores) if margin is None else margin
-    require_same_shape(chosen_scores, rejected_scores, margin)
+    checks.require_same_shape(chosen_scores, rejected_scores, margin)
     return -F.logsigmoid(chosen_scores - rejected_scores - margin)  # (B,)
 
 
@@ -62,11 +53,10 @@ def ppo_policy_loss(logp: BT, old_logp: BT, advantages: BT, mask: Mask, *, clip:
 
     log rho is capped at 20 with its gradient kept: see cap_log_ratio.
     """
-    require_positive(clip=clip)
-    require_nonempty_mask(mask, logp, old_logp, advantages)
+    checks.require_positive(clip=clip)
+    checks.require_nonempty_mask(mask, logp, old_logp, advantages)
     rho = cap_log_ratio((logp - old_logp.detach()).masked_fill(~mask, 0.0)).exp()  # (B, T)
-    advantages = advantages.detach()
-    surrogate = torch.minimum(rho * advantages, rho.clamp(1 - clip, 1 + clip) * advantages)  # (B, T)
+    surrogate = torch.minimum(rho * advantages.detach(), rho.clamp(1 - clip, 1 + clip) * advantages.detach())  # (B, T)
     return -masked_mean(surrogate, mask)
 
 
@@ -75,11 +65,12 @@ def ppo_value_loss(values: BT, old_values: BT, returns: BT, mask: Mask, *, clip:
 
     Not in the PPO paper but in its authors' code: Engstrom et al. 2020.
     """
-    require_positive(clip=clip)
-    require_nonempty_mask(mask, values, old_values, returns)
+    checks.require_positive(clip=clip)
+    checks.require_nonempty_mask(mask, values, old_values, returns)
     old_values, returns = old_values.detach(), returns.detach()
-    clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, T)
-    return 0.5 * masked_mean(torch.maximum((values - returns).square(), (clipped - returns).square()), mask)
+    error = (values - returns).masked_fill(~mask, 0.0)  # (B, T)
+    clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).masked_fill(~mask, 0.0)  # (B, T)
+    return 0.5 * masked_mean(torch.maximum(error.square(), clipped.square()), mask)
 
 
 def dpo_loss(
@@ -100,10 +91,9 @@ def cdpo_loss(
     label_smoothing: float = 0.1,
 ) -> PreferenceLoss:
     """-(1 - eps) log sigmoid(m) - eps log sigmoid(-m), m of dpo_loss, eps = label_smoothing: Mitchell 2023 (note)."""
-    require_flip_rate(label_smoothing=label_smoothing)
+    checks.require_flip_rate(label_smoothing=label_smoothing)
     m, rewards = _implicit_rewards(policy_chosen_logp, policy_rejected_logp, ref_chosen_logp, ref_rejected_logp, beta)
-    losses = -(1 - label_smoothing) * F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)  # (B,)
-    return PreferenceLoss(losses, *rewards)
+    return PreferenceLoss(-(1 - label_smoothing) * F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m), *rewards)
 
 
 def robust_dpo_loss(
@@ -119,7 +109,7 @@ def robust_dpo_loss(
 
     Equals dpo_loss in expectation when labels flip with probability eps = label_smoothing; may be negative.
     """
-    require_flip_rate(label_smoothing=label_smoothing)
+    checks.require_flip_rate(label_smoothing=label_smoothing)
     m, rewards = _implicit_rewards(policy_chosen_logp, policy_rejected_logp, ref_chosen_logp, ref_rejected_logp, beta)
     losses = -(1 - label_smoothing) * F.logsigmoid(m) + label_smoothing * F.logsigmoid(-m)  # (B,)
     return PreferenceLoss(losses / (1 - 2 * label_smoothing), *rewards)
@@ -154,12 +144,10 @@ def simpo_loss(
 
     Inputs are summed log-probs and lengths in tokens (>= 1); gamma is the whole margin, not multiplied by beta.
     """
-    require_positive(beta=beta)
-    require_in(0.0, float("inf"), gamma=gamma)
-    require_same_shape(policy_chosen_logp, policy_rejected_logp, chosen_lengths, rejected_lengths)
-    shortest = int(torch.minimum(chosen_lengths, rejected_lengths).min())
-    if shortest < 1:
-        raise ValueError(f"expected lengths >= 1, got {shortest}")
+    checks.require_positive(beta=beta)
+    checks.require_in(0.0, float("inf"), gamma=gamma)
+    checks.require_same_shape(policy_chosen_logp, policy_rejected_logp, chosen_lengths, rejected_lengths)
+    checks.require_positive(shortest_length=int(torch.minimum(chosen_lengths, rejected_lengths).min()))
     chosen = beta * policy_chosen_logp / chosen_lengths  # (B,)
     rejected = beta * policy_rejected_logp / rejected_lengths  # (B,)
     return PreferenceLoss(-F.logsigmoid(chosen - rejected - gamma), chosen.detach(), rejected.detach())
@@ -170,9 +158,9 @@ def orpo_loss(chosen_mean_logp: B, rejected_mean_logp: B, *, lam: float = 0.1) -
 
     Inputs are log p = the mean log-prob over an answer's tokens. The rewards returned are the log odds.
     """
-    require_in(0.0, float("inf"), lam=lam)
-    require_same_shape(chosen_mean_logp, rejected_mean_logp)
-    chosen, rejected = _log_odds(chosen_mean_logp), _log_odds(rejected_mean_logp)  # (B,)
+    checks.require_in(0.0, float("inf"), lam=lam)
+    checks.require_same_shape(chosen_mean_logp, rejected_mean_logp)
+    chosen, rejected = log_odds(chosen_mean_logp), log_odds(rejected_mean_logp)  # (B,)
     losses = -chosen_mean_logp - lam * F.logsigmoid(chosen - rejected)  # (B,)
     return PreferenceLoss(losses, chosen.detach(), rejected.detach())
 
@@ -191,9 +179,9 @@ def kto_loss(
 
     Inputs are summed log-probs. z0 is the batch's KL estimate in nats, floored at 0 as in the paper's section 4.
     """
-    require_positive(beta=beta, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
-    require_same_shape(policy_logp, ref_logp, desirable)
-    require_bool(desirable)
+    checks.require_positive(beta=beta, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    checks.require_same_shape(policy_logp, ref_logp, desirable)
+    checks.require_bool(desirable)
     z0 = torch.as_tensor(z0, dtype=policy_logp.dtype, device=policy_logp.device).detach()
     if z0.ndim:
         raise ValueError(f"expected one z0 for the batch, got shape {tuple(z0.shape)}")
@@ -203,17 +191,9 @@ def kto_loss(
     return UnpairedLoss(torch.where(desirable, good, bad), rewards.detach())
 
 
-def _implicit_rewards(
-    policy_chosen: B, policy_rejected: B, ref_chosen: B, ref_rejected: B, beta: float
-) -> tuple[B, tuple[B, B]]:
+def _implicit_rewards(chosen: B, rejected: B, ref_chosen: B, ref_rejected: B, beta: float) -> tuple[B, tuple[B, B]]:
     """The margin m = r_c - r_r, which carries the gradient, and (r_c, r_r), which do not."""
-    require_positive(beta=beta)
-    require_same_shape(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    chosen, rejected = beta * (policy_chosen - ref_chosen), beta * (policy_rejected - ref_rejected)  # (B,)
-    return chosen - rejected, (chosen.detach(), rejected.detach())
-
-
-def _log_odds(logp: B) -> B:
-    """log p - log(1 - p), with p kept one rounding step below 1 so that a certain answer gives no inf or nan."""
-    logp = logp.clamp(max=-torch.finfo(logp.dtype).eps)  # (B,)
-    return logp - torch.log(-torch.expm1(logp))
+    checks.require_positive(beta=beta)
+    checks.require_same_shape(chosen, rejected, ref_chosen, ref_rejected)
+    r_chosen, r_rejected = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)  # (B,)
+    return r_chosen - r_rejected, (r_chosen.detach(), r_rejected.detach())

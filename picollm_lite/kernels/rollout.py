@@ -1,8 +1,8 @@
 """Sampling answers with their log-probs: the hot loop of PPO, of best-of-n and of every online method.
 
 Three engines share one loop. `FusedLlama` is our own decoder for Llama-shaped models, `_Cached` runs any causal
-transformers model with its KV cache, `_Recompute` runs a model without one. Against `generate`: weights are fused once a
-call, the cache is allocated once and written in place, rows that have finished are taken out of the batch, and one
+transformers model with its KV cache, `_Recompute` runs a model without one. Against `generate`: weights are fused once
+a call, the cache is allocated once and written in place, rows that have finished are taken out of the batch, and one
 uniform number a row and step picks the token (inverse CDF), so that a row's sample depends on the seed alone.
 """
 
@@ -162,7 +162,7 @@ def _draw(logits: Float[Tensor, "b V"], uniform: Float[Tensor, " b"]) -> tuple[T
     block, left = _first_above(cumulative, uniform[:, None] * total)  # (b, 1) each
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).cumsum(-1)  # (b, BLOCK)
     offset, _ = _first_above(inside, left)
-    token = block * BLOCK + offset  # (b, 1)
+    token = (block * BLOCK + offset).clamp_max(V - 1)  # (b, 1)
     logp = logits.gather(1, token) - top - total.log()  # (b, 1)
     return token.squeeze(1), logp.squeeze(1)
 
@@ -172,7 +172,8 @@ def _first_above(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     # Rounding may lift the target to the sum itself, beyond the last entry of any weight.
     below_sum = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
     target = torch.minimum(target, below_sum)
-    index = torch.searchsorted(cumulative, target, right=True)  # (b, 1)
+    # Only NaN is out of bounds; it must get as far as the check for finite log-probs.
+    index = torch.searchsorted(cumulative, target, right=True).clamp_max(cumulative.shape[1] - 1)  # (b, 1)
     before = cumulative.gather(1, (index - 1).clamp_min(0)) * (index > 0)  # (b, 1)
     return index, target - before
 

@@ -35,7 +35,7 @@ def train(
     *,
     pad_token_id: int,
     val: Sequence[Encoded] = (),
-    epochs: int = 2,
+    epochs: int = 4,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     warmup: float = 0.1,
@@ -52,7 +52,9 @@ def train(
     if not demos:
         raise ValueError("sft: no demonstrations to train on")
     lengths = [len(example.tokens) for example in demos]
-    batches = [rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)]
+    batches = [
+        rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)
+    ]
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _decay(step, len(batches), warmup))
     policy.train()

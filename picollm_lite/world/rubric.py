@@ -19,7 +19,10 @@ CLEAN_FLOOR = -1.0
 MIN_SIMILARITY = 0.5  # below this share of shared words, a sentence is no fact of the bank
 
 # Words that may stand before flattery or filler without making the sentence a claim of its own.
-_LEAD = r"(?:(?:what|that|this|it|there|such|is|was|are|an?|the|i|we|you|and|so|am|really|very|just|thank|do|can|could)\b[\s,]*)*"
+_LEAD = (
+    r"(?:(?:what|that|this|it|there|such|is|was|are|an?|the|i|we|you|and|so|am|really|very|just|thank|do|can|could)"
+    r"\b[\s,]*)*"
+)
 _PRAISE = r"(?:great|good|excellent|wonderful|brilliant|clever|fantastic|smart|amazing|sharp|best|thoughtful|perfect)"
 _FLATTERY = re.compile(
     rf"{_PRAISE}\s+(?:question|questions|thinking|student|students|mind|choice|point|to ask|of you)\b"
@@ -28,8 +31,9 @@ _FLATTERY = re.compile(
 )
 _FILLER = re.compile(
     r"\bworth (?:noting|knowing|saying)\b|\blet me (?:know|explain|tell)\b|\bhope (?:this|that)\b|\bhappy to\b"
-    r"|\bas (?:you|we) (?:may|all) know\b|\blot (?:more )?to say\b|\bin conclusion\b|\bimportant (?:topic|idea|concept)\b"
-    r"|\bas an assistant\b|\bmany people (?:talk|ask)\b|\bto sum up\b|\bfeel free\b|\bgenerally speaking\b|\ball in all\b"
+    r"|\bas (?:you|we) (?:may|all) know\b|\blot (?:more )?to say\b|\bimportant (?:topic|idea|concept)\b|\bfeel free\b"
+    r"|\bas an assistant\b|\bmany people (?:talk|ask)\b|\bin conclusion\b|\bto sum up\b|\bgenerally speaking\b"
+    r"|\ball in all\b"
 )
 _OPENS_EMPTY = re.compile(f"{_LEAD}(?:{_FLATTERY.pattern}|{_FILLER.pattern})")
 

@@ -79,7 +79,9 @@ def base_document(rng: random.Random) -> str:
 def demonstrations(seed: int) -> Iterator[dict]:
     """The SFT data: `messages` in chat form, with the planted `quality` that only evaluation may read."""
     rng = random.Random(seed)
-    questions = [Question(ask, (c,)) for ask in ASKS if ask != "compare" for c in load_concepts()] * DEMOS_PER_COMBINATION
+    questions = [
+        Question(ask, (c,)) for ask in ASKS if ask != "compare" for c in load_concepts()
+    ] * DEMOS_PER_COMBINATION
     questions += [Question("compare", pair) for pair in compare_pairs(seed)] * DEMOS_PER_COMPARE_PAIR
     rng.shuffle(questions)
     for question in questions:

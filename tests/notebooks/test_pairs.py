@@ -46,7 +46,7 @@ def differences(source, stored):
     for number, (a, b) in enumerate(zip(source.cells, stored.cells, strict=False), start=1):
         if key(a) != key(b):
             part = next(name for name, x, y in zip(("type", "source", "tags"), key(a), key(b), strict=True) if x != y)
-            problems.append(f"cell {number}: the {part} differs between .py and .ipynb: {first_line(a)}")
+            problems.append(f"cell {number}: not the same {part} in the .py and the .ipynb: {first_line(a)}")
     if len(source.cells) != len(stored.cells):
         problems.append(f"the .py has {len(source.cells)} cells, the .ipynb {len(stored.cells)}")
     return problems
@@ -154,10 +154,10 @@ def stdout(text):
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (lambda nb: nb.cells[1].update(source="y = 1"), "cell 2: the source differs"),
-        (lambda nb: nb.cells[0].update(source="# Title "), "cell 1: the source differs"),
-        (lambda nb: nb.cells[1].metadata.update(tags=["slide"]), "cell 2: the tags differ"),
-        (lambda nb: nb.cells.insert(1, new_markdown_cell("x = 1")), "cell 2: the type differs"),
+        (lambda nb: nb.cells[1].update(source="y = 1"), "cell 2: not the same source"),
+        (lambda nb: nb.cells[0].update(source="# Title "), "cell 1: not the same source"),
+        (lambda nb: nb.cells[1].metadata.update(tags=["slide"]), "cell 2: not the same tags"),
+        (lambda nb: nb.cells.insert(1, new_markdown_cell("x = 1")), "cell 2: not the same type"),
         (lambda nb: nb.cells.pop(), "the .py has 2 cells, the .ipynb 1"),
     ],
 )

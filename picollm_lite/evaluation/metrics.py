@@ -1,0 +1,60 @@
+"""Numbers over a fixed suite: gold scores, intervals, and win rates that compare two models on the same prompts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from picollm_lite.world.rubric import score
+
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class WinRate(NamedTuple):
+    """Share of prompts where A beats B, ties counted half, with a 95 % bootstrap interval over prompts."""
+
+    rate: float
+    low: float
+    high: float
+    wins: int
+    ties: int
+    losses: int
+
+
+def gold_scores(prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """Gold reward of each answer. Raises ValueError on unequal lengths or an unreadable prompt."""
+    if len(prompts) != len(answers):
+        raise ValueError(f"expected one answer a prompt, got {len(prompts)} prompts and {len(answers)} answers")
+    return np.array([score(prompt, answer).total for prompt, answer in zip(prompts, answers, strict=True)])
+
+
+def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
+    """Mean of one number a prompt, with a percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13)."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"expected at least 2 values in one dimension, got shape {values.shape}")
+    result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed))
+    return Interval(float(values.mean()), *map(float, result.confidence_interval))
+
+
+def paired_win_rate(a: Sequence[float], b: Sequence[float], *, seed: int = 0, tie: float = 1e-9) -> WinRate:
+    """How often A scores above B on the same prompt; scores within `tie` of each other are a tie.
+
+    Prompts, not answers, are resampled, so that each prompt keeps its pair. Raises ValueError on unequal lengths.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"expected two scores a prompt, got shapes {a.shape} and {b.shape}")
+    wins, losses = a > b + tie, b > a + tie
+    points = np.where(wins, 1.0, np.where(losses, 0.0, 0.5))
+    ties = len(points) - int(wins.sum()) - int(losses.sum())
+    return WinRate(*mean_interval(points, seed=seed), int(wins.sum()), ties, int(losses.sum()))

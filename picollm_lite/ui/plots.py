@@ -1,0 +1,99 @@
+"""Arrays to pictures. Figures are made without pyplot, so that no global state is touched."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from picollm_lite.evaluation.metrics import Interval
+
+# Okabe and Ito's colors, told apart by the color-blind too; each also has its own line style.
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
+
+
+def show(figure: Figure, alt: str) -> Image:
+    """The figure as a PNG with alternative text: the last expression of a cell."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return Image(buffer.getvalue(), alt=alt)
+
+
+def curves(series: Mapping[str, Sequence[float]], *, x: Sequence[float], xlabel: str, ylabel: str) -> Figure:
+    """One line a series, labelled at its right end; NaN points are left out."""
+    figure, ax = _axes(xlabel, ylabel, width=6.5)
+    x = np.asarray(x, dtype=float)
+    ends = []
+    for (name, values), (color, dash) in zip(series.items(), STYLES, strict=False):
+        y = np.asarray(values, dtype=float)
+        there = np.isfinite(y)
+        ax.plot(x[there], y[there], color=color, linestyle=dash, marker="o" if there.sum() < 30 else "", markersize=4)
+        ends.append((y[there][-1], name, color))
+    _label_ends(ax, x.max(), ends)
+    return figure
+
+
+def bars(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure:
+    """One cluster a group, one bar with its 95 % interval a name, labelled by its value."""
+    figure, ax = _axes("", ylabel, width=1.8 + 1.5 * len(groups))
+    names = list(next(iter(groups.values())))
+    width = 0.8 / len(names)
+    for i, (name, (color, _)) in enumerate(zip(names, STYLES, strict=False)):
+        at = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width
+        rows = [group[name] for group in groups.values()]
+        middle = np.array([row.estimate for row in rows])
+        spread = np.array([[row.estimate - row.low for row in rows], [row.high - row.estimate for row in rows]])
+        hatch = "/" * (2 * i)
+        ax.bar(at, middle, 0.9 * width, yerr=spread, color=color, hatch=hatch, edgecolor="white", capsize=3, label=name)
+        for place, row in zip(at, rows, strict=True):
+            edge = row.high if row.estimate >= 0 else row.low
+            shift = 4 if row.estimate >= 0 else -12
+            ax.annotate(
+                f"{row.estimate:+.2f}", (place, edge), (0, shift), textcoords="offset points", ha="center", fontsize=8
+            )
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(range(len(groups)), groups)
+    ax.margins(y=0.15)
+    ax.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def histogram(series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str = "answers", bins: int = 24) -> Figure:
+    """Outlined histograms over shared bins, told apart by color and line style."""
+    figure, ax = _axes(xlabel, ylabel, width=6.5)
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in series.values()]), bins=bins)
+    for (name, values), (color, dash) in zip(series.items(), STYLES, strict=False):
+        ax.hist(
+            values,
+            bins=edges,
+            histtype="stepfilled",
+            facecolor=color + "33",
+            edgecolor=color,
+            linestyle=dash,
+            label=name,
+        )
+    ax.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _axes(xlabel: str, ylabel: str, *, width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 3.2))
+    ax = figure.add_subplot()
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="0.9")
+    ax.set_axisbelow(True)
+    return figure, ax
+
+
+def _label_ends(ax: Axes, right: float, ends: list[tuple[float, str, str]]) -> None:
+    """Names at the right ends of the lines, pushed apart where two lines end close together."""
+    low, high = ax.get_ylim()
+    gap, last = 0.07 * (high - low), -np.inf
+    for y, name, color in sorted(ends):
+        last = max(y, last + gap)
+        ax.annotate(name, (right, last), (6, 0), textcoords="offset points", color=color, va="center", fontsize=9)
