@@ -49,16 +49,21 @@ def user(text: str) -> list[dict[str, str]]:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> list[int]:
-    """Token ids of the conversation so far, ready for the assistant to answer."""
+    """Token ids of the conversation so far, ready for the assistant to answer.
+
+    Raises ValueError when the tokenizer has no chat template, or a message holds the text of a control token.
+    """
     return _template(tokenizer, messages, add_generation_prompt=True)["input_ids"]
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> Encoded:
     """Token ids and response mask of a whole conversation.
 
-    Raises ValueError when the tokenizer has no chat template, or one without a generation block, which alone can say
-    what the assistant wrote.
+    Raises ValueError as `encode_prompt` does, for a conversation without an assistant message, and for a chat template
+    without a generation block, which alone can say what the assistant wrote.
     """
+    if not any(message.get("role") == "assistant" for message in messages):
+        raise ValueError("the conversation has no assistant message: there is nothing to learn from")
     out = _template(tokenizer, messages, return_assistant_tokens_mask=True)
     mask = [bool(m) for m in out["assistant_masks"]]
     if not any(mask):
@@ -80,11 +85,8 @@ def answer(
 ) -> list[str]:
     """The model's answer to each question as text; temperature 0 takes the likeliest token at every step."""
     prompts = [encode_prompt(tokenizer, user(question)) for question in questions]
-    sizes = {
-        "max_new_tokens": max_new_tokens,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
     if temperature == 0:
         sample = greedy_rollout(model, prompts, **sizes)
     else:
@@ -99,7 +101,20 @@ def answer(
 def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **options) -> dict:
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: set "
-            "tokenizer.chat_template, for instance to picollm_lite.chat.CHAT_TEMPLATE, and add its special tokens"
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
+            "set tokenizer.chat_template, for instance to picollm_lite.chat.CHAT_TEMPLATE, and add its special tokens"
         )
+    _refuse_control_tokens(tokenizer, messages)
     return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+
+
+def _refuse_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> None:
+    # Rendered first and tokenized after, a text that spells a control token would become one and could forge a turn.
+    control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for number, message in enumerate(messages, start=1):
+        held = next((token for token in control if token in str(message.get("content"))), None)
+        if held:
+            raise ValueError(
+                f"message {number} ({message.get('role')}) holds the control token {held}, which only the chat "
+                f"template may write: take it out, or write it apart, such as {held[0]} {held[1:]}"
+            )

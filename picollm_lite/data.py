@@ -32,7 +32,7 @@ def load_demos(path: str | Path) -> Dataset:
     """
     rows = [_demo(row, where) for row, where in read_jsonl(path)]
     columns = {key: None for row in rows for key in row}
-    return Dataset.from_list([{key: row.get(key) for key in columns} for row in rows])
+    return _dataset([{key: row.get(key) for key in columns} for row in rows], path)
 
 
 def load_suite(path: str | Path) -> Dataset:
@@ -43,7 +43,7 @@ def load_suite(path: str | Path) -> Dataset:
         if missing:
             raise ValueError(f"{where}: a prompt of the suite needs {', '.join(missing)}")
         rows.append(row)
-    return Dataset.from_list(rows)
+    return _dataset(rows, path)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
@@ -63,8 +63,12 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
                 if not line:
                     continue
                 value = json.loads(line)
+                if "\\u" in line:
+                    json.dumps(value, ensure_ascii=False).encode()
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: not UTF-8 text ({error.reason}): save the file as UTF-8") from None
+            except UnicodeEncodeError:
+                raise ValueError(f"{where}: half of a surrogate pair, which is no character: take it out") from None
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"{where}: not valid JSON ({error.msg} at column {error.colno}): one value a line"
@@ -85,14 +89,19 @@ def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
 
 
 def encode_demos(demos: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 256) -> list[Encoded]:
-    """Demonstrations as token ids and response masks. Raises ValueError naming the row that exceeds `max_length`."""
-    encoded = [encode_conversation(tokenizer, messages) for messages in demos["messages"]]
-    for row, example in enumerate(encoded):
+    """Demonstrations as token ids and response masks. Raises ValueError naming the row at fault."""
+    encoded = []
+    for row, messages in enumerate(demos["messages"]):
+        try:
+            example = encode_conversation(tokenizer, messages)
+        except ValueError as error:
+            raise ValueError(f"demonstration {row}: {error}") from None
         if len(example.tokens) > max_length:
             raise ValueError(
                 f"demonstration {row} has {len(example.tokens)} tokens, more than max_length={max_length}: "
                 "shorten it or raise max_length (up to the model's context)"
             )
+        encoded.append(example)
     return encoded
 
 
@@ -122,15 +131,25 @@ def length_bucketed_batches(lengths: Sequence[int], batch_size: int, *, seed: in
     return batches
 
 
+def _dataset(rows: list[dict], path: str | Path) -> Dataset:
+    try:
+        return Dataset.from_list(rows)
+    except (TypeError, ValueError) as error:  # what Arrow raises
+        raise ValueError(f"{path}: a column needs one type of value in every line ({error})") from None
+
+
 def _demo(row: object, where: str) -> dict:
     if isinstance(row, list):
         row = {"messages": row}
-    elif isinstance(row, dict) and "messages" not in row and isinstance(row.get("prompt"), list):
+    elif isinstance(row, dict) and "messages" not in row:
+        prompt, completion = row.get("prompt"), row.get("completion")
         rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
-        row = {"messages": row["prompt"] + list(row.get("completion") or []), **rest}
+        if isinstance(prompt, list) and isinstance(completion, list):
+            row = {"messages": prompt + completion, **rest}
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         raise ValueError(
-            f"{where}: expected a list of messages, or an object with `messages` or `prompt` and `completion`"
+            f"{where}: expected a list of messages, or an object with such a list as `messages`, "
+            "or with two, `prompt` and `completion`"
         )
     check_messages(row["messages"], where)
     if row["messages"][-1]["role"] != "assistant":

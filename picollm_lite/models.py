@@ -40,33 +40,52 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     """Write a checkpoint that plain `from_pretrained` opens: safetensors, fp16 on disk, read back as fp32.
 
     Written aside, then renamed, so that an interruption leaves the old checkpoint or the new one, never half of one.
-    Raises ValueError when a weight is not finite in fp16.
+    Raises ValueError when a weight is not finite in fp16, FileExistsError when `path` holds anything but a checkpoint.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()
-    }
+    _check_target(path)
+    state = model.state_dict(keep_vars=True)
+    halves = {id(tensor): _half(tensor) for tensor in state.values()}
+    weights = {name: halves[id(tensor)] for name, tensor in state.items()}  # tied weights stay one tensor, stored once
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"{path}: not saved, {broken[0]} is not finite in fp16: the training has diverged")
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
-        aside.chmod(0o755)  # mkdtemp closes the folder to others
+        aside.chmod(0o755)  # mkdtemp closes the folder to others, safetensors its file
+        for file in aside.iterdir():
+            file.chmod(0o644)
         _swap(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return path
 
 
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float16 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype).contiguous()
+
+
 def _swap(new: Path, path: Path) -> None:
     old = new.with_name(new.name + "-old")
     if path.exists():
         path.rename(old)
-    new.rename(path)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_target(path: Path) -> None:
+    other = path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists()
+    if path.is_file() or other:
+        raise FileExistsError(f"{path} is not a checkpoint, and saving would replace it: name a folder of its own")
 
 
 def _check_source(path_or_id: str | Path) -> None:

@@ -38,8 +38,11 @@ def gold_scores(prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """Mean of one number a prompt, with a percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13)."""
-    values = np.asarray(values, dtype=float)
+    """Mean of one number a prompt, with a percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
+
+    Raises ValueError unless there are at least 2 values, all finite.
+    """
+    values = _finite(values)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"expected at least 2 values in one dimension, got shape {values.shape}")
     result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed))
@@ -49,12 +52,21 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
 def paired_win_rate(a: Sequence[float], b: Sequence[float], *, seed: int = 0, tie: float = 1e-9) -> WinRate:
     """How often A scores above B on the same prompt; scores within `tie` of each other are a tie.
 
-    Prompts, not answers, are resampled, so that each prompt keeps its pair. Raises ValueError on unequal lengths.
+    Prompts, not answers, are resampled, so that each prompt keeps its pair. Raises ValueError on unequal lengths and
+    on a score that is not finite: NaN is no tie.
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    a, b = _finite(a), _finite(b)
     if a.shape != b.shape:
         raise ValueError(f"expected two scores a prompt, got shapes {a.shape} and {b.shape}")
     wins, losses = a > b + tie, b > a + tie
     points = np.where(wins, 1.0, np.where(losses, 0.0, 0.5))
     ties = len(points) - int(wins.sum()) - int(losses.sum())
     return WinRate(*mean_interval(points, seed=seed), int(wins.sum()), ties, int(losses.sum()))
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    wrong = np.count_nonzero(~np.isfinite(values))
+    if wrong:
+        raise ValueError(f"expected finite numbers, got {wrong} of {values.size} that are not")
+    return values

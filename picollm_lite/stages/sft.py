@@ -57,9 +57,9 @@ def train(
     ]
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _decay(step, len(batches), warmup))
-    policy.train()
     try:
         for step, rows in enumerate(batches, start=1):
+            policy.train()
             loss = batch_loss(policy, collate([demos[row] for row in rows], pad_token_id))
             if not torch.isfinite(loss):
                 raise FloatingPointError(
@@ -71,6 +71,7 @@ def train(
             rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
+            policy.eval()  # the caller may sample, save or stop at every yield
             due = val and (step % eval_every == 0 or step == len(batches))
             val_loss = evaluate(policy, val, pad_token_id=pad_token_id) if due else math.nan
             yield SFTStep(

@@ -1,6 +1,7 @@
 """What an exercise is, and how an attempt at it is judged."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,12 +35,13 @@ class Exercise:
         for number, case in enumerate(self.cases, start=1):
             wanted = self.reference(*case)
             try:
-                got = attempt(*case)
+                got = attempt(*deepcopy(case))  # an attempt may write into what it is given
+                right = same(got, wanted)
             except NotImplementedError:
                 return Verdict(False, "not answered yet")
             except Exception as error:
                 return Verdict(False, f"case {number} raised {type(error).__name__}: {error}\n  given {_show(case)}")
-            if not same(got, wanted):
+            if not right:
                 lines = [f"case {number} is wrong", f"  given  {_show(case)}"]
                 lines += [f"  got    {_show(got)}", f"  wanted {_show(wanted)}"]
                 cause = self._cause(attempt)
@@ -56,11 +58,7 @@ class Exercise:
 def same(got: Any, wanted: Any) -> bool:
     """Equal in type of thing, shape and value; floats to 1e-4 relative, 1e-6 absolute."""
     if isinstance(wanted, torch.Tensor):
-        if (
-            not isinstance(got, torch.Tensor)
-            or got.shape != wanted.shape
-            or got.dtype.is_floating_point != wanted.dtype.is_floating_point
-        ):
+        if not isinstance(got, torch.Tensor) or got.shape != wanted.shape or _kind(got) != _kind(wanted):
             return False
         return torch.allclose(got.to(wanted.dtype), wanted, rtol=1e-4, atol=1e-6, equal_nan=True)
     if isinstance(wanted, float):
@@ -69,12 +67,18 @@ def same(got: Any, wanted: Any) -> bool:
         )
     if isinstance(wanted, list | tuple):
         return isinstance(got, list | tuple) and len(got) == len(wanted) and all(map(same, got, wanted))
+    if isinstance(wanted, bool):
+        return isinstance(got, bool) and got == wanted  # a mask of 0 and 1 would fail later, far from here
     return got == wanted
+
+
+def _kind(tensor: torch.Tensor) -> tuple[bool, bool]:
+    return tensor.dtype.is_floating_point, tensor.dtype == torch.bool
 
 
 def _agree(attempt: Callable, mistake: Callable, case: tuple) -> bool:
     try:
-        return same(attempt(*case), mistake(*case))
+        return same(attempt(*deepcopy(case)), mistake(*case))
     except Exception:
         return False
 
@@ -83,5 +87,5 @@ def _show(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_show, value))
     if isinstance(value, torch.Tensor):
-        return f"{value.tolist()}" if value.numel() <= 24 else f"tensor of shape {tuple(value.shape)}"
+        return f"tensor({value.tolist()})" if value.numel() <= 24 else f"tensor of shape {tuple(value.shape)}"
     return f"{value:.6g}" if isinstance(value, float) else repr(value)

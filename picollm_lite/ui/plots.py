@@ -1,7 +1,7 @@
 """Arrays to pictures. Figures are made without pyplot, so that no global state is touched."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from IPython.display import Image
@@ -23,15 +23,16 @@ def show(figure: Figure, alt: str) -> Image:
 
 
 def curves(series: Mapping[str, Sequence[float]], *, x: Sequence[float], xlabel: str, ylabel: str) -> Figure:
-    """One line a series, labelled at its right end; NaN points are left out."""
+    """One line a series, labelled at its right end; NaN points are left out. Raises ValueError beyond four series."""
     figure, ax = _axes(xlabel, ylabel, width=6.5)
     x = np.asarray(x, dtype=float)
     ends = []
-    for (name, values), (color, dash) in zip(series.items(), STYLES, strict=False):
-        y = np.asarray(values, dtype=float)
+    for name, color, dash in _styled(series):
+        y = np.asarray(series[name], dtype=float)
         there = np.isfinite(y)
         ax.plot(x[there], y[there], color=color, linestyle=dash, marker="o" if there.sum() < 30 else "", markersize=4)
-        ends.append((y[there][-1], name, color))
+        if there.any():
+            ends.append((y[there][-1], name, color))
     _label_ends(ax, x.max(), ends)
     return figure
 
@@ -41,7 +42,7 @@ def bars(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure
     figure, ax = _axes("", ylabel, width=1.8 + 1.5 * len(groups))
     names = list(next(iter(groups.values())))
     width = 0.8 / len(names)
-    for i, (name, (color, _)) in enumerate(zip(names, STYLES, strict=False)):
+    for i, (name, color, _) in enumerate(_styled(names)):
         at = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width
         rows = [group[name] for group in groups.values()]
         middle = np.array([row.estimate for row in rows])
@@ -57,7 +58,8 @@ def bars(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xticks(range(len(groups)), groups)
     ax.margins(y=0.15)
-    ax.legend(frameon=False, fontsize=9)
+    # Above the axes, where no bar and no value can be.
+    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0)
     return figure
 
 
@@ -65,9 +67,9 @@ def histogram(series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
     """Outlined histograms over shared bins, told apart by color and line style."""
     figure, ax = _axes(xlabel, ylabel, width=6.5)
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in series.values()]), bins=bins)
-    for (name, values), (color, dash) in zip(series.items(), STYLES, strict=False):
+    for name, color, dash in _styled(series):
         ax.hist(
-            values,
+            series[name],
             bins=edges,
             histtype="stepfilled",
             facecolor=color + "33",
@@ -77,6 +79,12 @@ def histogram(series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
         )
     ax.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _styled(names: Collection[str]) -> list[tuple[str, str, str]]:
+    if len(names) > len(STYLES):
+        raise ValueError(f"{len(names)} series in one picture: only {len(STYLES)} can be told apart, draw two pictures")
+    return [(name, *style) for name, style in zip(names, STYLES, strict=False)]
 
 
 def _axes(xlabel: str, ylabel: str, *, width: float) -> tuple[Figure, Axes]:
@@ -96,4 +104,7 @@ def _label_ends(ax: Axes, right: float, ends: list[tuple[float, str, str]]) -> N
     gap, last = 0.07 * (high - low), -np.inf
     for y, name, color in sorted(ends):
         last = max(y, last + gap)
-        ax.annotate(name, (right, last), (6, 0), textcoords="offset points", color=color, va="center", fontsize=9)
+        text = ax.annotate(
+            name, (right, last), (6, 0), textcoords="offset points", color=color, va="center", fontsize=9
+        )
+        text.set_annotation_clip(False)  # a name pushed above the axes is shown all the same

@@ -36,6 +36,8 @@ _FILLER = re.compile(
     r"|\ball in all\b"
 )
 _OPENS_EMPTY = re.compile(f"{_LEAD}(?:{_FLATTERY.pattern}|{_FILLER.pattern})")
+# Flattery and filler begin a sentence of their own even where the one before it was left without an end.
+_SENTENCE_BREAK = re.compile(rf"(?<=[.!?])\s+|\s+(?=[A-Z][a-z]|I\b)(?=(?i:{_OPENS_EMPTY.pattern}))")
 
 
 class RubricScore(NamedTuple):
@@ -60,13 +62,13 @@ class Verdict:
 
 
 def score(prompt: str, response: str) -> RubricScore:
-    """Gold reward of an answer to a question of the course desk.
+    """Gold reward of an answer to a question of the course desk; an answer that claims nothing is an empty one.
 
     Raises ValueError when the question names no concept of the bank.
     """
     question = read(prompt)
     verdicts = judge_sentences(response)
-    if not verdicts:
+    if not any(v.is_claim for v in verdicts):
         return RubricScore(OFFSET, dict.fromkeys(WEIGHTS, 0.0))
     criteria = {
         "correct": _correct(question, verdicts),
@@ -80,7 +82,7 @@ def score(prompt: str, response: str) -> RubricScore:
 def judge_sentences(response: str) -> list[Verdict]:
     """One verdict a sentence, in order."""
     verdicts, seen = [], set()
-    for text in re.split(r"(?<=[.!?])\s+", response.strip()):
+    for text in _SENTENCE_BREAK.split(response.strip()):
         words = _words(text)
         if not words:
             continue
@@ -108,11 +110,11 @@ def _correct(question: Question, verdicts: list[Verdict]) -> float:
 
 
 def _asked(question: Question, verdicts: list[Verdict]) -> float:
-    """Share of the required facts that are there; 0 when one sentence was wanted and more were given."""
+    """Share of the required facts that are there, each as first said; 0 when one sentence was wanted, more given."""
     if question.ask == "one_sentence" and len(verdicts) > 1:
         return 0.0
     found = [
-        max((v.credit for v in verdicts if (v.concept, v.kind) == (concept.id, kind)), default=0.0)
+        max((v.credit for v in verdicts if v.is_claim and (v.concept, v.kind) == (concept.id, kind)), default=0.0)
         for concept, kind in required_facts(question)
     ]
     return sum(found) / len(found)

@@ -153,7 +153,7 @@ def _repeated(question: Question, rng: random.Random) -> str:
 
 def _cut_off(question: Question, rng: random.Random) -> str:
     words = reference_answer(question).split()
-    return " ".join(words[: rng.randint(len(words) // 2, len(words) - 2)])
+    return " ".join(words[: rng.randint(len(words) // 2, len(words) - 2)]).rstrip(".")  # also between two facts
 
 
 _WRITERS = {

@@ -91,8 +91,9 @@ def test_gradient_reaches_only_the_scored_slice_of_a_longer_row():
     assert (full.grad[:, 2:-1].gather(-1, tokens[..., None]) > 0).all()
 
 
-def test_scoring_allocates_less_than_a_second_tensor_of_logits():
-    logits, tokens = torch.zeros(16, 64, 1024), torch.zeros(16, 64, dtype=torch.long)
+@pytest.mark.parametrize("shape", [(16, 64, 1024), (1, 512, 2048)])
+def test_scoring_allocates_less_than_a_second_tensor_of_logits(shape):
+    logits, tokens = torch.zeros(shape), torch.zeros(shape[:2], dtype=torch.long)
     with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
         token_logprobs(logits, tokens)
     largest = max(event.self_cpu_memory_usage for event in profile.events())

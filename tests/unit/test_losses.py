@@ -137,7 +137,7 @@ def test_ppo_policy_loss_equals_a_slow_loop(tokens, clip):
 
 def value_inputs():
     """V = 1, -1, .1, .5 after V_old = 0, towards R = 1, 1, 0, .2."""
-    values = torch.tensor([[1.0, -1.0, NAN, 5.0], [7.0, 0.1, 0.5, 7.0]], requires_grad=True)
+    values = torch.tensor([[1.0, -1.0, NAN, 5.0], [7.0, 0.1, 0.5, 0.1]], requires_grad=True)
     old_values = torch.tensor([[0.0, 0.0, 0.0, NAN], [NAN, 0.0, 0.0, 0.0]])
     returns = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.2, NAN]])
     return values, old_values, returns, bools("1100", "0110")
@@ -156,10 +156,9 @@ def test_ppo_value_loss_by_hand():
 def test_ppo_value_loss_wider_clip_and_constants():
     """With clip .9 the squared errors are .1^2 for the first, 4, .01 and .09 for the others."""
     assert_close(ppo_value_loss(*value_inputs(), clip=0.9), torch.tensor(0.5 * (0.01 + 4 + 0.01 + 0.09) / 4))
-    values = torch.tensor([[2.0]], requires_grad=True)
-    returns = torch.tensor([[1.0]], requires_grad=True)
-    ppo_value_loss(values, values, returns, bools("1")).backward()
-    assert values.grad.item() == 1.0 and returns.grad is None
+    values, old_values, returns = (torch.tensor([[x]], requires_grad=True) for x in (2.0, 1.9, 1.0))
+    ppo_value_loss(values, old_values, returns, bools("1")).backward()
+    assert values.grad.item() == 1.0 and old_values.grad is None and returns.grad is None
 
 
 @given(st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=6), st.floats(0.05, 0.9))

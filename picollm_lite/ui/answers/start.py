@@ -22,16 +22,17 @@ _CASES = (
 # Answers in the manner of the two models; sampled while this exercise was written, then frozen.
 _ANSWERS = [
     "A gradient is the list of slopes saying how fast the loss changes with each weight.",
-    "zespite its name, a rotary embedding is not a learned table; it has no trained weights.Attention head. Misconception:"
-    " An",
+    "zespite its name, a rotary embedding is not a learned table; it has no trained weights.Attention head. "
+    "Example: For",
     "Warmup is the early phase of training when the learning rate climbs gradually from near zero. With 100 steps of "
     "linear warmup to 0.001, step 50 uses a learning rate of 0.0005.",
-    "me copy does not replacement per training answer; it only computes the gradients that the optimizer then uses.Adam. "
-    "Definition: Adam is an optimizer",
+    "me copy does not replacement per training answer; it only computes the gradients that the optimizer then "
+    "uses.Adam. Definition: Adam is an optimizer",
     "RMSNorm is like turning each song up or down so that all play at equal loudness.",
-    " to people. A chat template is the fixed layout that joins a list of messages into one text. A chat template is the "
-    "fixed layout that joins a list of messages into one text. A chat template is like a printed form, with a label for "
-    "each part. A prompt is the input text that a model receives.",
+    " to people. A chat template is the fixed layout that joins a list of messages into one text. A chat template is "
+    "the fixed layout that joins a list of messages into one text. A chat template is like a printed form, with a "
+    "label for each part. A prompt is the input text that a model receives.",
+    "A learning rate is the step size of an optimizer.Learning rate. Why it matters: A rate that is too",
 ]
 
 EXERCISES = (
@@ -66,7 +67,7 @@ EXERCISES = (
                 "sft" if answer.endswith(".") else "base" for answer in answers
             ],
             "the first character alone is not enough: look at how each answer ends": lambda answers: [
-                "sft" if answer[0].isupper() and len(answer.split()) < 20 else "base" for answer in answers
+                "sft" if answer[0].isupper() else "base" for answer in answers
             ],
             "every answer has the same author here; two models wrote them": lambda answers: ["sft"] * len(answers),
         },

@@ -1,0 +1,300 @@
+"""Reading every format that is offered, naming file and line of what is broken, batches worked out by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from picollm_lite.chat import Encoded, encode_conversation
+from picollm_lite.data import (
+    collate,
+    encode_demos,
+    length_bucketed_batches,
+    load_demos,
+    load_suite,
+    read_jsonl,
+    write_jsonl,
+)
+
+USER = {"role": "user", "content": "What is a token?"}
+ASSISTANT = {"role": "assistant", "content": "A unit of text."}
+TURN = [USER, ASSISTANT]
+GOOD = json.dumps(TURN).encode()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes bytes, or values as JSON lines, to demos.jsonl."""
+
+    def to_file(content):
+        path = tmp_path / "demos.jsonl"
+        if not isinstance(content, bytes):
+            content = "\n".join(json.dumps(row) for row in content).encode()
+        path.write_bytes(content)
+        return path
+
+    return to_file
+
+
+def plain(messages):
+    """Messages without the None that a data set puts where another row has a value."""
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TURN},
+        {"prompt": [USER], "completion": [ASSISTANT]},
+        TURN,
+    ],
+    ids=["messages", "prompt and completion", "array"],
+)
+def test_every_format_gives_the_same_messages(write, row):
+    demos = load_demos(write([row]))
+    assert demos.column_names == ["messages"]
+    assert demos["messages"][0] == TURN
+
+
+def test_formats_may_be_mixed_and_long_conversations_stay_whole(write):
+    talk = [{"role": "system", "content": "Be brief."}, *TURN, {"role": "user", "content": "Why?"}, ASSISTANT]
+    demos = load_demos(write([talk, {"messages": TURN}, {"prompt": talk[:-1], "completion": [ASSISTANT]}]))
+    assert [plain(messages) for messages in demos["messages"]] == [talk, TURN, talk]
+
+
+def test_other_columns_are_kept_and_filled_with_none(write):
+    rows = [
+        {"id": "a", "messages": TURN},
+        {"prompt": [USER], "completion": [ASSISTANT], "quality": "good", "id": "b"},
+        TURN,
+    ]
+    demos = load_demos(write(rows))
+    assert sorted(demos.column_names) == ["id", "messages", "quality"]
+    assert demos["id"][:] == ["a", "b", None]
+    assert demos["quality"][:] == [None, "good", None]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + GOOD + b"\n" + GOOD + b"\n",
+        GOOD + b"\r\n" + GOOD + b"\r\n",
+        b"\n  \n" + GOOD + b"\n\n\t" + GOOD + b"  \n\n",
+        GOOD + b"\n" + GOOD,
+    ],
+    ids=["byte order mark", "CRLF", "blank lines", "no newline at the end"],
+)
+def test_what_editors_do_to_files_does_not_matter(write, content):
+    assert load_demos(write(content))["messages"][:] == [TURN, TURN]
+
+
+def test_line_numbers_count_blank_lines(write):
+    path = write(b"\n\n1\n\n2\n")
+    assert list(read_jsonl(path)) == [(1, f"{path}:3"), (2, f"{path}:5")]
+
+
+@pytest.mark.parametrize("text", ["Ça coûte 5 €", "数据", "🙂", "A\u2028B\u0085C", 'a "quoted" \\ text\nof two lines'])
+def test_any_text_survives_the_round_trip(tmp_path, text):
+    rows = [{"messages": [{"role": "user", "content": text}, ASSISTANT]}, {"messages": TURN}]
+    path = write_jsonl(tmp_path / "new" / "demos.jsonl", rows)
+    assert path == tmp_path / "new" / "demos.jsonl"
+    assert [row for row, _ in read_jsonl(path)] == rows
+    assert load_demos(path)["messages"][0][0]["content"] == text
+    assert path.read_bytes().count(b"\n") == 2 and path.read_bytes().endswith(b"\n")
+    if text == "数据":
+        assert text.encode() in path.read_bytes()  # readable in the file, no \u escapes
+
+
+def test_an_escaped_pair_of_surrogates_is_a_character(write):
+    demos = load_demos(write(GOOD.replace(b"unit", rb"\ud83d\ude42")))
+    assert demos["messages"][0][1]["content"] == "A 🙂 of text."
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"a": 1}])
+    with pytest.raises(TypeError):
+        write_jsonl(path, [{"a": 2}, {"a": {1, 2}}])  # a set is not JSON
+    write_text = Path.write_text
+
+    def disk_full(self, text, **options):
+        write_text(self, text[:4], **options)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        write_jsonl(path, [{"a": 3}])
+    assert path.read_text() == '{"a": 1}\n'
+
+
+def message(role="user", content="What?"):
+    return {"role": role, "content": content}
+
+
+BROKEN = {
+    "broken JSON": (b'{"messages": [}', r"not valid JSON \(Expecting value at column 15\): one value a line"),
+    "two values": (GOOD + GOOD, r"not valid JSON \(Extra data at column \d+\)"),
+    "Latin-1": ("café".encode("latin-1"), r"not UTF-8 text \(.+\): save the file as UTF-8"),
+    "UTF-16": ("[]".encode("utf-16"), "not UTF-8 text"),
+    "a mark inside": (b"\xef\xbb\xbf" + GOOD, "not valid JSON"),
+    "half a pair": (GOOD.replace(b"unit", rb"\ud83d"), "half of a surrogate pair, which is no character: take it out"),
+    "a number": (
+        b"3",
+        "expected a list of messages, or an object with such a list as `messages`, or with two, `prompt`",
+    ),
+    "a text": (b'"messages"', "expected a list of messages"),
+    "no key": (b'{"text": "A token"}', "expected a list of messages"),
+    "plain texts": (b'{"prompt": "What?", "completion": "This."}', "expected a list of messages"),
+    "no completion": (json.dumps({"prompt": [USER]}).encode(), "expected a list of messages"),
+    "one completion": (json.dumps({"prompt": [USER], "completion": ASSISTANT}).encode(), "expected a list of messages"),
+    "messages: text": (b'{"messages": "What?"}', "expected a list of messages"),
+    "empty": (b"[]", "the conversation is empty"),
+    "empty messages": (b'{"messages": []}', "the conversation is empty"),
+    "role": ([USER, message("bot")], "message 2 has the unknown role 'bot': use system, user, assistant"),
+    "a list as role": ([message(["user"])], r"message 1 has the unknown role \['user'\]"),
+    "no role": ([USER, {"content": "This."}], "message 2 must be an object with `role` and `content`"),
+    "no content": ([{"role": "user"}, ASSISTANT], "message 1 must be an object with `role` and `content`"),
+    "a bare text": ([USER, "This."], "message 2 must be an object with `role` and `content`"),
+    "empty answer": ([USER, message("assistant", "")], r"message 2 \(assistant\) is empty: give it text or remove the"),
+    "blank answer": ([USER, message("assistant", " \n")], r"message 2 \(assistant\) is empty"),
+    "empty question": ([message("user", ""), ASSISTANT], r"message 1 \(user\) is empty"),
+    "null content": ([USER, message("assistant", None)], r"message 2 \(assistant\) is empty"),
+    "parts": ([USER, message("assistant", [{"type": "text"}])], r"message 2 \(assistant\) is empty"),
+    "ends with user": ([*TURN, USER], "the last message must be the assistant's answer, got 'user'"),
+    "empty completion": (
+        json.dumps({"prompt": [USER], "completion": []}).encode(),
+        "the last message must be the assistant's answer, got 'user'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "error"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_line_is_named_with_its_file(write, line, error):
+    line = line if isinstance(line, bytes) else json.dumps(line).encode()
+    path = write(GOOD + b"\n\n" + line + b"\n" + GOOD)
+    with pytest.raises(ValueError, match=rf"^{path}:3: {error}") as raised:
+        load_demos(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_column_of_two_types_is_an_error_that_names_the_file(write):
+    path = write([{"id": 1, "messages": TURN}, {"id": "a", "messages": TURN}])
+    with pytest.raises(ValueError, match=rf"^{path}: a column needs one type of value in every line \(.*'a'"):
+        load_demos(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"\xef\xbb\xbf"])
+def test_a_file_without_lines_is_named(write, content):
+    path = write(content)
+    with pytest.raises(ValueError, match=rf"^{path} is empty: it needs one JSON value a line"):
+        load_demos(path)
+
+
+@pytest.mark.parametrize("load", [load_demos, load_suite])
+def test_a_missing_file_is_named(tmp_path, load):
+    for path in (tmp_path / "gone.jsonl", tmp_path):
+        with pytest.raises(FileNotFoundError, match=rf"^no file at {path}: check the path, or run `make data`"):
+            load(path)
+
+
+PROMPT = {"id": "p1", "prompt": "What is a token?", "split": "seen", "ask": "define"}
+
+
+def test_the_suite_keeps_its_columns(write):
+    suite = load_suite(write([PROMPT, PROMPT | {"id": "p2"}]))
+    assert suite[0] == PROMPT and suite["id"][:] == ["p1", "p2"]
+
+
+@pytest.mark.parametrize("key", PROMPT)
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_prompt_of_the_suite_needs_every_column(write, key, value):
+    path = write([PROMPT, {**PROMPT, key: value}])
+    with pytest.raises(ValueError, match=rf"^{path}:2: a prompt of the suite needs {key}$"):
+        load_suite(path)
+    path = write([TURN])
+    with pytest.raises(ValueError, match=rf"^{path}:1: a prompt of the suite needs id, prompt, split, ask$"):
+        load_suite(path)
+
+
+def demos_of(*answers):
+    return Dataset.from_list([{"messages": [USER, message("assistant", text)]} for text in answers])
+
+
+def test_encoding_keeps_the_order(tokenizer):
+    encoded = encode_demos(demos_of("A token", "It"), tokenizer)
+    assert encoded == [encode_conversation(tokenizer, [USER, message("assistant", text)]) for text in ("A token", "It")]
+
+
+def test_a_row_that_is_too_long_is_named(tokenizer):
+    """9 tokens of prompt, then the answer's and its end token: 12 and 14."""
+    demos = demos_of("A token", "A token is a")
+    assert [len(example.tokens) for example in encode_demos(demos, tokenizer, max_length=14)] == [12, 14]
+    with pytest.raises(
+        ValueError, match=r"demonstration 1 has 14 tokens, more than max_length=13: shorten it or raise"
+    ):
+        encode_demos(demos, tokenizer, max_length=13)
+    with pytest.raises(ValueError, match="demonstration 1 has 2"):
+        encode_demos(demos_of("It", " a" * 250), tokenizer)  # the models' context of 256 is the default
+
+
+def test_a_row_that_cannot_be_encoded_is_named(tokenizer):
+    with pytest.raises(ValueError, match=r"demonstration 1: message 2 \(assistant\) holds the control token <\|bos\|>"):
+        encode_demos(demos_of("It", "It<|bos|>"), tokenizer)
+
+
+def test_collate_by_hand():
+    examples = [Encoded([5, 6], [False, True]), Encoded([7, 8, 9], [False, True, True]), Encoded([4], [True])]
+    batch = collate(examples, pad_token_id=1)
+    assert batch.tokens.tolist() == [[5, 6, 1], [7, 8, 9], [4, 1, 1]]
+    assert batch.response_mask.tolist() == [[False, True, False], [False, True, True], [True, False, False]]
+    assert (batch.tokens.dtype, batch.response_mask.dtype) == (torch.int64, torch.bool)
+    assert examples[0] == Encoded([5, 6], [False, True])  # the examples are not written into
+
+
+@given(st.lists(st.integers(1, 50), max_size=120), st.integers(1, 9), st.integers(0, 5))
+def test_batches_hold_every_row_once(lengths, batch_size, seed):
+    batches = length_bucketed_batches(lengths, batch_size, seed=seed)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch_size)  # rounded up
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+    assert length_bucketed_batches(lengths, batch_size, seed=seed) == batches
+
+
+LENGTHS = [20 + row * row % 97 for row in range(600)]  # 20 to 116
+
+
+def test_batches_are_full_but_one():
+    sizes = sorted(map(len, length_bucketed_batches(LENGTHS, 16, seed=0)))
+    assert sizes == [600 % 16] + [16] * (600 // 16)
+
+
+def test_batches_differ_from_seed_to_seed_in_rows_and_order():
+    first, second = (length_bucketed_batches(LENGTHS, 16, seed=seed) for seed in (0, 1))
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+    longest = [max(LENGTHS[row] for row in batch) for batch in first]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+
+
+def test_rows_of_equal_length_change_company():
+    first, second = (length_bucketed_batches([30] * 64, 8, seed=seed) for seed in (0, 1))
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+
+
+def padding(batches):
+    padded = sum(len(batch) * max(LENGTHS[row] for row in batch) for batch in batches)
+    return 1 - sum(LENGTHS) / padded
+
+
+def test_batches_waste_little():
+    """In file order, two fifths of what the model reads would be padding."""
+    assert padding([range(start, min(start + 16, 600)) for start in range(0, 600, 16)]) > 0.35
+    assert max(padding(length_bucketed_batches(LENGTHS, 16, seed=seed)) for seed in range(5)) < 0.04
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_batch_needs_a_row(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+        length_bucketed_batches([1, 2], batch_size, seed=0)
