@@ -1,7 +1,7 @@
 """A decoder for Llama-shaped models that computes what transformers computes in about a third of the operations.
 
-What is fused: the q, k and v projections, with their rotated copies for RoPE, into one matrix; gate and up into one;
-each RMSNorm weight into the matrix behind it; 1/sqrt(head size) into q. The cache of a layer is written in place.
+What is fused: the q, k and v projections into one matrix, gate and up into another, each RMSNorm weight into the matrix
+behind it, 1/sqrt(head size) into q, and RoPE into one complex product. The cache of a layer is written in place.
 """
 
 import torch
@@ -39,48 +39,50 @@ def _has_other_bias(layer: nn.Module) -> bool:
 
 
 class FusedLlama:
-    """Prefill and single-token steps over a left-padded batch of prompts. Call under `torch.no_grad()`."""
+    """Prefill and single-token steps over a left-padded batch of prompts. Call under `torch.no_grad()`.
+
+    A key head, the G query heads that share it and its value head lie side by side: K key heads of G + 2 slots each, D
+    numbers a slot. Within q and k, RoPE's two halves are interleaved, so that one complex product turns every pair; the
+    scores do not change, since q and k are reordered alike.
+    """
 
     def __init__(self, model: nn.Module, prompt: Tensor, prompt_mask: Tensor, max_new_tokens: int):
         config = model.config
         self.eps = config.rms_norm_eps
-        self.n_kv = config.num_key_value_heads
-        self.n_group = config.num_attention_heads // self.n_kv  # query heads that share one key head
-        self.d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.embedding = model.model.embed_tokens.weight
-        self.layers = [_Layer(layer, self.d_head) for layer in model.model.layers]
+        self.K = config.num_key_value_heads
+        self.G = config.num_attention_heads // self.K
+        self.D = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.embedding = model.model.embed_tokens.weight  # (V, d)
+        self.layers = [_Layer(layer, self.K, self.D) for layer in model.model.layers]
         self.head = (model.lm_head.weight * model.model.norm.weight).t().contiguous()  # (d, V)
         self.head_bias = model.lm_head.bias
         self.prompt, self.prompt_mask = prompt, prompt_mask
         self.room = prompt.shape[1] + max_new_tokens
-        positions = torch.arange(self.room, device=prompt.device)[None]
-        cos, sin = model.model.rotary_emb(self.embedding, positions)
-        self.cos, self.sin = cos[0], sin[0]  # (room, d_head)
-        self.position = (prompt_mask.cumsum(-1) - 1).clamp_min(0)  # (B, P)
+        self.turns = self._turns(model.model.rotary_emb)  # (room, 1, G + 2, D / 2)
         # What hides the left padding; None when there is none.
-        self.bias = None if prompt_mask.all() else self._padding_bias(prompt_mask)
+        self.bias = None if prompt_mask.all() else self._padding_bias()  # (B, 1, room)
 
     def prefill(self) -> Tensor:
-        """Logits after the last token of each prompt: (B, V)."""
+        """Logits after the last token of each prompt: (B, V). Only attention sees padding; n real tokens do the rest."""
         B, P = self.prompt.shape
-        self.used = P
-        x = self.embedding[self.prompt].view(B * P, -1)  # (B P, d)
-        cos, sin = self._rope(self.position)
-        causal = torch.ones(P, P, dtype=torch.bool, device=x.device).tril()
-        visible = causal & self.prompt_mask[:, None, :]  # (B, P, P)
-        # A padded position sees itself, or its softmax would be 0/0 and spread NaN through the cache.
-        visible = (visible | torch.eye(P, dtype=torch.bool, device=x.device))[:, None]  # (B, 1, P, P)
+        mask, self.used = self.prompt_mask, P
+        length = mask.sum(-1)  # (B,)
+        turns = self.turns[(mask.cumsum(-1) - 1)[mask]]  # (n, 1, G + 2, D / 2)
+        causal = torch.ones(P, P, dtype=torch.bool, device=mask.device).tril()
+        visible = (causal & mask[:, None, :])[:, None]  # (B, 1, P, P)
+        x = self.embedding[self.prompt[mask]]  # (n, d)
         for layer in self.layers:
-            q, k, v = self._qkv(layer, x, cos, sin)
-            q, k, v = (t.view(B, P, -1, self.d_head).transpose(1, 2) for t in (q, k, v))  # (B, heads, P, d_head)
-            layer.key, layer.value = self._new_cache(B, x)
-            layer.key[..., :P] = k.transpose(2, 3)
-            layer.value[:, :, :P] = v
+            padded = x.new_zeros(B, P, self.K, self.G + 2, self.D)
+            padded[mask] = self._qkv(layer, x, turns)
+            layer.cache = self._new_cache(B, x)
+            layer.cache[:, :, :, :P] = padded[:, :, :, self.G :].permute(0, 2, 3, 1, 4)
+            key, value = layer.cache[:, :, :, :P].unbind(2)  # (B, K, P, D) each
+            query = padded[:, :, :, : self.G].flatten(2, 3).transpose(1, 2)  # (B, K G, P, D)
             if layer is self.layers[-1]:  # nothing reads the other positions any more
-                q, visible, x = q[:, :, -1:], visible[:, :, -1:], x.view(B, P, -1)[:, -1]
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=1.0, enable_gqa=self.n_group > 1)
-            x = self._mlp(layer, torch.addmm(x, out.transpose(1, 2).reshape(len(x), -1), layer.out))
-        self.position = self.position[:, -1]  # (B,)
+                query, visible, mask, x = query[:, :, -1:], visible[:, :, -1:], mask[:, -1:], x[length.cumsum(0) - 1]
+            out = F.scaled_dot_product_attention(query, key, value, visible, scale=1.0, enable_gqa=self.G > 1)
+            x = self._mlp(layer, torch.addmm(x, out.transpose(1, 2)[mask].flatten(1), layer.out))
+        self.position = length - 1  # (B,)
         return self._logits(x)
 
     def step(self, token: Tensor) -> Tensor:
@@ -88,86 +90,86 @@ class FusedLlama:
         b, t = len(token), self.used
         self.used += 1
         self.position = self.position + 1  # (b,)
+        turns = self.turns[self.position]  # (b, 1, G + 2, D / 2)
         x = self.embedding[token]  # (b, d)
-        cos, sin = self._rope(self.position)
         for layer in self.layers:
-            q, k, v = self._qkv(layer, x, cos, sin)
-            layer.key[..., t] = k.view(b, self.n_kv, self.d_head)
-            layer.value[:, :, t] = v.view(b, self.n_kv, self.d_head)
+            heads = self._qkv(layer, x, turns)  # (b, K, G + 2, D)
+            layer.cache[:, :, :, t] = heads[:, :, self.G :]
+            cache = layer.cache.view(b * self.K, 2, self.room, self.D)[:, :, : self.used]
             # The queries that share a key head are the rows of one small matrix product.
-            query = q.reshape(b * self.n_kv, self.n_group, self.d_head)
-            weight = torch.bmm(query, layer.key.flatten(0, 1)[..., : self.used])  # (b n_kv, n_group, used)
+            query = heads.view(b * self.K, self.G + 2, self.D)[:, : self.G]
+            weight = torch.bmm(query, cache[:, 0].transpose(1, 2))  # (b K, G, used)
             if self.bias is not None:
                 weight.view(b, -1, self.used).add_(self.bias[..., : self.used])
-            out = torch.bmm(weight.softmax(-1), layer.value.flatten(0, 1)[:, : self.used])
+            out = torch.bmm(weight.softmax(-1), cache[:, 1])  # (b K, G, D)
             x = self._mlp(layer, torch.addmm(x, out.view(b, -1), layer.out))
         return self._logits(x)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only; a row may be named more than once."""
         for layer in self.layers:
-            key, value = layer.key[..., : self.used], layer.value[:, :, : self.used]
-            layer.key, layer.value = self._new_cache(len(rows), key)
-            layer.key[..., : self.used] = key[rows]
-            layer.value[:, :, : self.used] = value[rows]
+            old = layer.cache[:, :, :, : self.used]
+            layer.cache = self._new_cache(len(rows), old)
+            layer.cache[:, :, :, : self.used] = old[rows]
         self.position = self.position[rows]
         self.bias = None if self.bias is None else self.bias[rows]
 
-    def _padding_bias(self, prompt_mask: Tensor) -> Tensor:
-        bias = torch.zeros(len(prompt_mask), 1, self.room, device=prompt_mask.device)
-        bias[:, 0, : prompt_mask.shape[1]].masked_fill_(~prompt_mask, float("-inf"))
-        return bias  # (B, 1, room)
+    def _turns(self, rotary: nn.Module) -> Tensor:
+        """RoPE's rotation at each position as complex numbers, 1 for the values, which are not turned."""
+        positions = torch.arange(self.room, device=self.prompt.device)[None]
+        cos, sin = (part[0, :, : self.D // 2] for part in rotary(self.embedding, positions))
+        turns = torch.ones(self.room, 1, self.G + 2, self.D // 2, dtype=torch.complex64, device=cos.device)
+        turns[:, :, : self.G + 1] = torch.complex(cos, sin)[:, None, None]
+        return turns
 
-    def _new_cache(self, b: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        # Keys lie with time last, the order in which the product with one query reads them.
-        key = like.new_empty(b, self.n_kv, self.d_head, self.room)
-        return key, like.new_empty(b, self.n_kv, self.room, self.d_head)
+    def _padding_bias(self) -> Tensor:
+        B, P = self.prompt.shape
+        bias = torch.zeros(B, 1, self.room, device=self.prompt.device)
+        bias[:, 0, :P].masked_fill_(~self.prompt_mask, float("-inf"))
+        return bias
 
-    def _rope(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for every q and k head side by side: (rows, (n_q + n_kv) d_head)."""
-        heads = self.n_kv * self.n_group + self.n_kv
-        return self.cos[position.flatten()].repeat(1, heads), self.sin[position.flatten()].repeat(1, heads)
+    def _new_cache(self, b: int, like: Tensor) -> Tensor:
+        return like.new_empty(b, self.K, 2, self.room, self.D)  # keys and values
 
-    def _qkv(self, layer: "_Layer", x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fused = _affine(F.rms_norm(x, x.shape[-1:], eps=self.eps), layer.qkv, layer.qkv_bias)
-        width = cos.shape[-1]
-        qk = torch.addcmul(fused[:, :width] * cos, fused[:, width : 2 * width], sin)
-        n_q = self.n_kv * self.n_group * self.d_head
-        return qk[:, :n_q], qk[:, n_q:], fused[:, 2 * width :]
+    def _qkv(self, layer: "_Layer", x: Tensor, turns: Tensor) -> Tensor:
+        fused = _affine(self._norm(x), layer.qkv, layer.qkv_bias)  # (n, K (G + 2) D)
+        pairs = torch.view_as_complex(fused.view(len(x), self.K, self.G + 2, self.D // 2, 2))
+        return torch.view_as_real(pairs * turns).flatten(-2)  # (n, K, G + 2, D)
 
     def _mlp(self, layer: "_Layer", x: Tensor) -> Tensor:
-        gate, up = (F.rms_norm(x, x.shape[-1:], eps=self.eps) @ layer.gate_up).chunk(2, dim=-1)
+        gate, up = (self._norm(x) @ layer.gate_up).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return _affine(F.rms_norm(x, x.shape[-1:], eps=self.eps), self.head, self.head_bias)
+        return _affine(self._norm(x), self.head, self.head_bias)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps)  # its weight is in the matrix that comes next
 
 
 class _Layer:
-    """One layer's fused matrices, each (in, out), and its cache."""
+    """One layer's fused matrices, each (in, out), and its cache (b, K, 2, room, D)."""
 
-    def __init__(self, layer: nn.Module, d_head: int):
+    def __init__(self, layer: nn.Module, K: int, D: int):
         attention, mlp = layer.self_attn, layer.mlp
-        scale = d_head**-0.5
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
         norm = layer.input_layernorm.weight
-        q, k, v = (p.weight * norm for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-        self.qkv = torch.cat([q * scale, k, _rotated(q * scale, d_head), _rotated(k, d_head), v]).t().contiguous()
+        self.qkv = _side_by_side([p.weight * norm for p in projections], K, D).t().contiguous()
         self.qkv_bias = None
         if attention.q_proj.bias is not None:
-            q, k, v = (p.bias[:, None] for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-            rotated = [_rotated(q * scale, d_head), _rotated(k, d_head)]
-            self.qkv_bias = torch.cat([q * scale, k, *rotated, v]).squeeze(1)
+            self.qkv_bias = _side_by_side([p.bias[:, None] for p in projections], K, D).squeeze(1)
         self.out = attention.o_proj.weight.t()
         norm = layer.post_attention_layernorm.weight
         self.gate_up = torch.cat([mlp.gate_proj.weight * norm, mlp.up_proj.weight * norm]).t().contiguous()
         self.down = mlp.down_proj.weight.t()
-        self.key = self.value = None
+        self.cache: Tensor
 
 
-def _rotated(weight: Tensor, d_head: int) -> Tensor:
-    """Rows reordered so that the projection gives RoPE's (-second half, first half) of each head at once."""
-    first, second = weight.view(-1, 2, d_head // 2, weight.shape[-1]).unbind(1)
-    return torch.stack([-second, first], dim=1).view_as(weight)
+def _side_by_side(qkv: list[Tensor], K: int, D: int) -> Tensor:
+    """Rows of q, k and v as K groups of (G queries, key, value), RoPE's halves interleaved, 1/sqrt(D) in q."""
+    q, k, v = (weight.view(K, -1, D, weight.shape[-1]) for weight in qkv)
+    q, k = (part.unflatten(2, (2, D // 2)).transpose(2, 3).flatten(2, 3) for part in (q * D**-0.5, k))
+    return torch.cat([q, k, v], dim=1).flatten(0, 2)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

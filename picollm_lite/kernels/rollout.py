@@ -92,57 +92,51 @@ def _decode(
     device = next(model.parameters()).device
     prompt, prompt_mask = _left_pad(prompts, pad_token_id, device)  # (B, P) each
     eos = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=device)
-    B = len(prompts)
-    response = prompt.new_full((B, max_new_tokens), pad_token_id)  # (B, T)
-    logp = torch.zeros(B, max_new_tokens, device=device)  # (B, T)
-    length = torch.full((B,), max_new_tokens, device=device)  # (B,)
-    finished = torch.zeros(B, dtype=torch.bool, device=device)  # (B,)
-
+    response = prompt.new_full((len(prompts), max_new_tokens), pad_token_id)  # (B, T)
+    logp = torch.zeros(len(prompts), max_new_tokens, device=device)  # (B, T)
     was_training = model.training
     model.eval()  # dropout would make the sampled log-probs differ from the scored ones
     try:
         # A prompt that comes several times, as in best-of-n, is read once.
-        first, copy_of = _distinct(prompts, device)
+        first, rows = _distinct(prompts, device)
         engine = _engine(model, prompt[first], prompt_mask[first], max_new_tokens)
         logits = engine.prefill()  # (b, V)
-        if len(first) < B:
-            engine.keep(copy_of)
-            logits = logits[copy_of]  # (B, V)
-        rows = torch.arange(B, device=device)  # rows of the batch that the engine still holds
-        running = torch.ones(B, dtype=torch.bool, device=device)  # (b,)
+        if len(first) < len(rows):
+            engine.keep(rows)
+            logits = logits[rows]  # (B, V)
+        rows = torch.arange(len(prompts), device=device)  # the rows that the engine holds
+        running = torch.ones_like(rows, dtype=torch.bool)  # (b,)
         for t in range(max_new_tokens):
             token, token_logp = choose(logits.float(), rows, t)  # (b,) each
-            live = rows[running]
-            response[live, t], logp[live, t] = token[running], token_logp[running]
-            ended = running & torch.isin(token, eos)  # (b,)
-            length[rows[ended]], finished[rows[ended]] = t + 1, True
-            running = running & ~ended
+            response[rows, t], logp[rows, t] = token, token_logp  # rows that have ended are cleared in _collect
+            running &= ~torch.isin(token, eos)
             n_running = int(running.sum())
             if n_running == 0 or t == max_new_tokens - 1:
                 break
             if n_running <= COMPACT_BELOW * len(rows):
-                keep = running.nonzero().squeeze(1)
-                engine.keep(keep)
-                rows, token, running = rows[keep], token[keep], running[keep]
+                left = running.nonzero().squeeze(1)
+                engine.keep(left)
+                rows, token, running = rows[left], token[left], running[left]
             logits = engine.step(token)  # (b, V)
     finally:
         model.train(was_training)
-    return _collect(prompt, prompt_mask, response, logp, length, finished)
+    return _collect(prompt, prompt_mask, response[:, : t + 1], logp[:, : t + 1], eos, pad_token_id)
 
 
 def _collect(
-    prompt: Tensor, prompt_mask: Tensor, response: Tensor, logp: Tensor, length: Tensor, finished: Tensor
+    prompt: Tensor, prompt_mask: Tensor, response: Tensor, logp: Tensor, eos: Tensor, pad_token_id: int
 ) -> Rollout:
-    T = int(length.max())
-    response_mask = torch.arange(T, device=length.device) < length[:, None]  # (B, T)
+    """Cut each response after its first EOS."""
+    ends = torch.isin(response, eos).int()  # (B, T)
+    response_mask = ends.cumsum(1) - ends == 0  # (B, T): no EOS before this token
     if not torch.isfinite(logp).all():
         raise ValueError("the model gave non-finite logits while sampling: its weights hold NaN or infinity")
     return Rollout(
-        tokens=torch.cat([prompt, response[:, :T]], dim=1),
+        tokens=torch.cat([prompt, response.masked_fill(~response_mask, pad_token_id)], dim=1),
         attention_mask=torch.cat([prompt_mask, response_mask], dim=1),
         response_mask=response_mask,
-        logp=logp[:, :T],
-        finished=finished,
+        logp=logp.masked_fill(~response_mask, 0.0),
+        finished=(ends.bool() & response_mask).any(1),
     )
 
 

@@ -102,6 +102,7 @@ def test_every_question_reads_back(ask):
         ("what's a kv cache", "define", ["kv_cache"]),
         ("KV CACHES???", "define", ["kv_cache"]),
         ("tell me about PPO!", "define", ["ppo"]),
+        ("cross-entropy losses", "define", ["cross_entropy_loss"]),
         ("policy gradients", "define", ["policy_gradient"]),  # not the policy, nor the gradient
         ("chat-sft models, please", "define", ["chat_sft_model"]),  # not SFT
         ("is multi-head attention worth it", "define", ["multi_head_attention"]),
@@ -120,7 +121,7 @@ def test_freely_typed_questions(typed, ask, ids):
     assert (got.ask, [c.id for c in got.concepts]) == (ask, ids)
 
 
-@pytest.mark.parametrize("prompt", ["", "What is a tokenizer farm?", "kvcache", "What is pre-prompt-ing?", "q"])
+@pytest.mark.parametrize("prompt", ["", "What is a tokenizer farm?", "kvcache", "a pre-prompt", "prompt-writing", "q"])
 def test_a_question_without_a_concept_says_what_to_do(prompt):
     message = f"the question names no concept of the bank: {prompt!r}; name one, e.g. 'What is a KV cache?'"
     with pytest.raises(ValueError, match=re.escape(message)):

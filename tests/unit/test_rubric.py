@@ -1,10 +1,12 @@
 """The gold reward: perfect answers, the price of each defect, what cannot pay, and the page that people read."""
 
+import random
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from picollm_lite.paths import CONCEPTS
 from picollm_lite.world import rubric
@@ -168,6 +170,21 @@ def test_words_left_out_or_put_in_cost_credit_too():
     assert score(DEFINE, " ".join(FACT.split()[4:])).criteria["correct"] == 0.5
     assert score(DEFINE, "so it is said " + FACT).criteria["correct"] == pytest.approx(0.6)
     assert score(DEFINE, FACT.upper().replace(",", " ;")).total == 2.0  # case and punctuation are not words
+    assert score(DEFINE, f"\n {FACT} \n").total == 2.0
+
+
+def test_the_nearest_fact_equals_a_slow_search():
+    """Word by word over lists of words, for facts with a third of their words replaced by words of other facts."""
+    rng = random.Random(0)
+    facts = {(c.id, kind): re.findall(r"[\w'-]+", fact.lower()) for c in BANK for kind, fact in c.facts.items()}
+    vocabulary = sorted({word for words in facts.values() for word in words})
+    for words in rng.sample(list(facts.values()), 60):
+        mixed = [rng.choice(vocabulary) if rng.random() < 0.35 else word for word in words]
+        (got,) = judge_sentences(" ".join(mixed))
+        similarity = {owner: Levenshtein.normalized_similarity(mixed, fact) for owner, fact in facts.items()}
+        best = max(similarity.values())
+        assert got.credit == pytest.approx(max(0.0, 2 * best - 1))
+        assert got.concept is None if best < 0.5 else similarity[got.concept, got.kind] == best
 
 
 def test_correct_is_the_mean_over_claims():
@@ -228,6 +245,8 @@ def test_flattery_and_filler_are_recognized_and_claim_nothing():
 def test_a_statement_around_praise_is_still_a_claim():
     (middle,) = judge_sentences("Padding is a great choice of loss.")
     assert middle.flattery and middle.is_claim
+    (opened,) = judge_sentences(f"I hope that {FACT}")  # 16 of 19 words: credit .684
+    assert opened.filler and opened.is_claim and opened.credit == pytest.approx(2 * 16 / 19 - 1)
     (plain,) = judge_sentences("The best loss is the good one.")
     assert not plain.flattery and not plain.filler and plain.is_claim
     assert score(DEFINE, "Padding is a great choice of loss. " + FACT).criteria["correct"] == 0.5
