@@ -16,7 +16,6 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything ships with the course; nothing is downloaded
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to your other programs
 
 import pandas as pd
 
@@ -106,9 +105,9 @@ explain_gold(
 
 # %% [markdown]
 # Read the second one closely. The flattery costs half a point of *clean*. The last sentence is a true fact, but about another concept,
-# so it halves *correct*. And the extra words begin to cost *concise*.
+# so it halves *correct*. And the answer is now more than twice as long, which costs most of *concise*.
 #
-# **Predict before you run:** which of these three edits of the perfect answer loses the most?
+# **Predict before you run:** which of these four edits of the perfect answer loses the most?
 
 # %%
 off_topic = reference_answer(read("What is a rotary embedding?"))

@@ -17,7 +17,6 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything ships with the course; nothing is downloaded
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to your other programs
 
 import numpy as np
 import torch
@@ -108,7 +107,9 @@ start_id, end_id = tokenizer.convert_tokens_to_ids([ASSISTANT_START, ASSISTANT_E
 encoded = encode_conversation(tokenizer, demo)
 by_hand = response_mask(encoded.tokens, start_id, end_id)
 assert by_hand == encoded.response_mask
-for token, counts in list(zip(tokenizer.convert_ids_to_tokens(encoded.tokens), by_hand, strict=True))[-9:]:
+table = list(zip(tokenizer.convert_ids_to_tokens(encoded.tokens), by_hand, strict=True))
+opening = encoded.tokens.index(start_id)
+for token, counts in [*table[opening - 3 : opening + 4], ("...", True), *table[-3:]]:
     print(f"{token.replace('Ġ', ' '):<22} {'counts' if counts else '-'}")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -165,8 +166,8 @@ print(
 # From here on we use the kernels.
 #
 # About one nat, far below a uniform guess: $e^{L}$, the *perplexity*, is about 3, as if the model chose among three tokens. How, when it has never
-# seen a chat? Look where the loss sits: it is surprised by the first words of each response, and once those are given it knows how the fact goes
-# on.
+# seen a chat? Look where the loss sits, token by token, in the shortest of the three: the first word of the response comes as a surprise, and so does the
+# end token, but once the first words are given, the model knows how the fact goes on.
 
 # %%
 shortest = m.sum(1).argmin()
@@ -208,7 +209,6 @@ for quality, rows in table.groupby("quality"):
 
 # %%
 examples = encode_demos(demos, tokenizer)
-watched = questions[::4]  # a quarter of the suite, answered every 40 steps
 records, gold_while_training = [], []
 panel = TextPanel("sft")
 run = sft.train(
@@ -225,8 +225,8 @@ try:
     for record in run:
         records.append(record)
         if record.step % 40 == 0 or record.step == 1:
-            answers = answer(policy, tokenizer, watched, seed=SEED)
-            gold_while_training.append((record.step, gold_scores(watched, answers).mean()))
+            answers = answer(policy, tokenizer, questions, seed=SEED)
+            gold_while_training.append((record.step, gold_scores(questions, answers).mean()))
         panel.update(record.step, record.steps, loss=record.loss, gold=gold_while_training[-1][1])
 except KeyboardInterrupt:
     print(f"stopped after step {len(records)}; going on with what was learned")
@@ -244,22 +244,28 @@ figure = plots.curves(
 plots.show(figure, alt="Training and validation loss against step: both fall fast, then slowly")
 
 # %% [markdown]
-# Both losses fall steeply at first, while the model learns the format, and slowly after that, while it learns which fact goes with which question.
+# Both losses fall steeply at first, while the model learns the format, and slowly after that, while it learns which fact goes with which question. At the
+# end the training loss is the lower of the two: the model has begun to memorize its demonstrations, mistakes and all.
 
 # %%
 at, gold_then = zip(*gold_while_training, strict=True)
 figure = plots.curves({"gold": gold_then}, x=at, xlabel="step", ylabel="mean gold of sampled answers")
-plots.show(figure, alt="Mean gold score of sampled answers against training step: it rises from about -2 and flattens")
+plots.show(
+    figure,
+    alt="Mean gold score of sampled answers against training step: it rises, with jumps, from about -2 to above 0",
+)
 
 # %% tags=["nbval-check-output"]
 val_losses = [record.val_loss for record in records if np.isfinite(record.val_loss)]
+last_train_losses = [record.loss for record in records[-20:]]
 check("validation loss fell below half of its first value", min(val_losses) < 0.5 * val_losses[0])
+check("at the end the training loss is below the validation loss", np.mean(last_train_losses) < val_losses[-1])
 check("gold rose while the loss fell", gold_then[-1] > gold_then[0] + 1)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Base against SFT
 #
-# One answer to each prompt of the frozen suite from each model, at temperature 1. The bars show mean gold with a 95 % *bootstrap interval*: draw as many
+# One answer to each prompt of the frozen suite from each model, at temperature 1. The points show mean gold with a 95 % *bootstrap interval*: draw as many
 # prompts as there are, with replacement, take the mean, repeat 2,000 times, and keep the middle 95 %.
 
 # %%
@@ -271,7 +277,7 @@ groups = {
     for split, rows in comparison.groupby("split", sort=False)
 }
 plots.show(
-    plots.bars(groups, ylabel="mean gold"),
+    plots.intervals(groups, ylabel="mean gold"),
     alt="Mean gold of base and SFT on the three splits of the suite: SFT is higher on each",
 )
 
@@ -292,8 +298,8 @@ check(
 )
 
 # %% [markdown]
-# SFT generalizes: it answers phrasings that it never saw, and combinations of concept and ask that it was never shown, though the last less well. It
-# learned the facts in pretraining and the asks from other concepts, and puts the two together.
+# SFT generalizes: it answers phrasings that it never saw, and combinations of concept and ask that it was never shown. It learned the facts in
+# pretraining and the asks from other concepts, and puts the two together.
 
 # %% slideshow={"slide_type": "slide"}
 question = "What is the difference between a base model and a chat-SFT model?"
@@ -325,9 +331,7 @@ print(f"demonstrations {table.gold.mean():+.2f} | one sample {scores.mean():+.2f
 print(
     f"best of 8 {scores.max(1).mean():+.2f} | worst of 8 {scores.min(1).mean():+.2f} | median spread {np.median(spread):.2f}"
 )
-figure = plots.histogram(
-    {"demonstrations": table.gold, "SFT samples": scores.ravel()}, xlabel="gold", ylabel="share", bins=20
-)
+figure = plots.histogram({"demonstrations": table.gold, "SFT samples": scores.ravel()}, xlabel="gold", bins=20)
 plots.show(figure, alt="Gold scores of demonstrations and of SFT samples: both spread from about -2 to +2")
 
 # %% [markdown]

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded
 from picollm_lite.data import encode_demos, load_demos, write_jsonl
@@ -29,7 +30,7 @@ THREADS = 2  # sums come out differently on another number of threads
 VOCABULARY = 2048
 CONTEXT = 256
 N_VAL = 200  # the first demonstrations are kept for validation
-BASE_STEPS, BASE_BATCH, BASE_LENGTH = 700, 32, 128
+BASE_STEPS, BASE_BATCH, BASE_LENGTH = 600, 32, 128
 MODEL = {
     "hidden_size": 128,
     "intermediate_size": 384,
@@ -43,6 +44,7 @@ def main() -> None:
     """Rebuild everything, in order, saying how long each part took."""
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
+    logging.disable_progress_bar()
     for part in (build_demos, build_base, build_sft, update_readme):
         start = time.perf_counter()
         part()

@@ -63,7 +63,7 @@ class FusedLlama:
         self.bias = None if prompt_mask.all() else self._padding_bias()  # (B, 1, room)
 
     def prefill(self) -> Tensor:
-        """Logits after the last token of each prompt: (B, V). Only attention sees padding; n real tokens do the rest."""
+        """Logits after the last token of each prompt: (B, V). All but attention runs on the n real tokens alone."""
         B, P = self.prompt.shape
         mask, self.used = self.prompt_mask, P
         length = mask.sum(-1)  # (B,)
@@ -79,7 +79,8 @@ class FusedLlama:
             key, value = layer.cache[:, :, :, :P].unbind(2)  # (B, K, P, D) each
             query = padded[:, :, :, : self.G].flatten(2, 3).transpose(1, 2)  # (B, K G, P, D)
             if layer is self.layers[-1]:  # nothing reads the other positions any more
-                query, visible, mask, x = query[:, :, -1:], visible[:, :, -1:], mask[:, -1:], x[length.cumsum(0) - 1]
+                query, visible, mask = query[:, :, -1:], visible[:, :, -1:], mask[:, -1:]
+                x = x[length.cumsum(0) - 1]  # (B, d)
             out = F.scaled_dot_product_attention(query, key, value, visible, scale=1.0, enable_gqa=self.G > 1)
             x = self._mlp(layer, torch.addmm(x, out.transpose(1, 2)[mask].flatten(1), layer.out))
         self.position = length - 1  # (B,)

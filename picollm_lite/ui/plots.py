@@ -13,6 +13,7 @@ from picollm_lite.evaluation.metrics import Interval
 # Okabe and Ito's colors, told apart by the color-blind too; each also has its own line style.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
+MARKERS = ("o", "s", "^", "D")
 
 
 def show(figure: Figure, alt: str) -> Image:
@@ -37,40 +38,34 @@ def curves(series: Mapping[str, Sequence[float]], *, x: Sequence[float], xlabel:
     return figure
 
 
-def bars(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure:
-    """One cluster a group, one bar with its 95 % interval a name, labelled by its value."""
-    figure, ax = _axes("", ylabel, width=1.8 + 1.5 * len(groups))
+def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure:
+    """One cluster a group, in it one point with its 95 % interval a name, labelled by its value."""
     names = list(next(iter(groups.values())))
-    width = 0.8 / len(names)
-    for i, (name, color, _) in enumerate(_styled(names)):
-        at = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width
+    figure, ax = _axes("", ylabel, width=1.8 + max(1.5, 0.6 * len(names)) * len(groups))
+    for i, ((name, color, _), marker) in enumerate(zip(_styled(names), MARKERS, strict=False)):
+        at = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
         rows = [group[name] for group in groups.values()]
         middle = np.array([row.estimate for row in rows])
-        spread = np.array([[row.estimate - row.low for row in rows], [row.high - row.estimate for row in rows]])
-        hatch = "/" * (2 * i)
-        ax.bar(at, middle, 0.9 * width, yerr=spread, color=color, hatch=hatch, edgecolor="white", capsize=3, label=name)
+        spread = [[row.estimate - row.low for row in rows], [row.high - row.estimate for row in rows]]
+        ax.errorbar(at, middle, yerr=spread, color=color, fmt=marker, capsize=3, label=name)
         for place, row in zip(at, rows, strict=True):
-            edge = row.high if row.estimate >= 0 else row.low
-            shift = 4 if row.estimate >= 0 else -12
-            ax.annotate(
-                f"{row.estimate:+.2f}", (place, edge), (0, shift), textcoords="offset points", ha="center", fontsize=8
-            )
-    ax.axhline(0, color="black", linewidth=0.8)
+            text = f"{row.estimate:+.2f}"
+            ax.annotate(text, (place, row.high), (0, 4), textcoords="offset points", ha="center", fontsize=8)
     ax.set_xticks(range(len(groups)), groups)
-    ax.margins(y=0.15)
-    # Above the axes, where no bar and no value can be.
-    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0)
+    ax.margins(x=0.12, y=0.15)
+    ax.legend(frameon=False, fontsize=9, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
-def histogram(series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str = "answers", bins: int = 24) -> Figure:
-    """Outlined histograms over shared bins, told apart by color and line style."""
-    figure, ax = _axes(xlabel, ylabel, width=6.5)
+def histogram(series: Mapping[str, Sequence[float]], *, xlabel: str, bins: int = 24) -> Figure:
+    """Outlined histograms over shared bins, each as shares of its own series."""
+    figure, ax = _axes(xlabel, "share", width=6.5)
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in series.values()]), bins=bins)
     for name, color, dash in _styled(series):
         ax.hist(
             series[name],
             bins=edges,
+            weights=np.full(len(series[name]), 1 / len(series[name])),
             histtype="stepfilled",
             facecolor=color + "33",
             edgecolor=color,

@@ -156,7 +156,7 @@ def curves_of(ends):
 
 FIGURES = {
     "curves": lambda: curves_of([1.0, 2.0]),
-    "bars": lambda: plots.bars({"all": {"base": interval(-1.0), "sft": interval(0.5)}}, ylabel="gold"),
+    "intervals": lambda: plots.intervals({"all": {"base": interval(-1.0), "sft": interval(0.5)}}, ylabel="gold"),
     "histogram": lambda: plots.histogram({"base": [0, 1, 1], "sft": [2, 3]}, xlabel="gold"),
 }
 each_figure = pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES.keys())
@@ -187,7 +187,7 @@ def test_pictures_leave_no_global_state(make):
 @each_figure
 def test_axes_say_what_they_show(make):
     (ax,) = make().axes
-    assert ax.get_ylabel() in ("loss", "gold", "answers")
+    assert ax.get_ylabel() in ("loss", "gold", "share")
     assert ax.get_xlabel() in ("step", "gold") or [t.get_text() for t in ax.get_xticklabels()] == ["all"]
 
 
@@ -202,9 +202,10 @@ def test_names_of_lines_never_overlap(ends):
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("level", [-2.0, 0.0, 1.5])
-def test_values_and_names_of_bars_never_overlap(count, groups, level):
-    values = {name: interval(level + 0.1 * i) for i, name in enumerate(NAMES[:count])}
-    figure = plots.bars({f"held out {i}": values for i in range(groups)}, ylabel="mean gold")
+@pytest.mark.parametrize("rise", [0.0, 0.1, 0.5])
+def test_values_and_names_of_points_never_overlap(count, groups, level, rise):
+    values = {name: interval(level + rise * i) for i, name in enumerate(NAMES[:count])}
+    figure = plots.intervals({f"held out {i}": values for i in range(groups)}, ylabel="mean gold")
     assert overlaps(figure) == []
 
 
@@ -224,16 +225,17 @@ def test_lines_hold_their_points_without_nan_and_a_name_of_their_color():
     assert train.get_linestyle() != validation.get_linestyle()
 
 
-def test_bars_stand_at_their_values_with_their_intervals():
+def test_points_stand_at_their_values_with_their_intervals():
     groups = {"seen": {"base": Interval(-1.0, -1.2, -0.7), "sft": Interval(0.5, 0.25, 1.0)}}
-    (ax,) = plots.bars(groups, ylabel="gold").axes
-    base, sft = ax.patches
-    assert [base.get_height(), sft.get_height()] == [-1.0, 0.5]
-    assert base.get_x() + base.get_width() < sft.get_x()
+    (ax,) = plots.intervals(groups, ylabel="gold").axes
+    (base, sft) = (container.lines[0] for container in ax.containers)
+    assert [base.get_ydata().tolist(), sft.get_ydata().tolist()] == [[-1.0], [0.5]]
+    assert base.get_xdata()[0] < sft.get_xdata()[0]
+    assert base.get_marker() != sft.get_marker()
     ends = [segment[:, 1].tolist() for lines in ax.collections for segment in lines.get_segments()]
     assert np.allclose(ends, [[-1.2, -0.7], [0.25, 1.0]])
     assert [text.get_text() for text in ax.texts] == ["-1.00", "+0.50"]
-    assert ax.texts[0].xy[1] == -1.2 and ax.texts[1].xy[1] == 1.0  # beyond the interval, not on it
+    assert ax.texts[0].xy[1] == -0.7 and ax.texts[1].xy[1] == 1.0  # above the interval, not on it
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["base", "sft"]
 
 
@@ -242,11 +244,10 @@ def test_histograms_share_their_bins():
     (ax,) = plots.histogram(series, xlabel="gold", bins=4).axes
     base, sft = ax.patches
     assert ax.get_legend_handles_labels()[1] == ["base", "sft"]
-    for patch, counts in ((base, [2, 1, 0, 0]), (sft, [0, 0, 0, 1])):
+    for patch, shares in ((base, [2 / 3, 1 / 3, 0, 0]), (sft, [0, 0, 0, 1])):
         corners = patch.get_xy()
         assert (corners[:, 0].min(), corners[:, 0].max()) == (0.0, 4.0)
-        heights = [corners[np.isclose(corners[:, 0], left + 0.0), 1].max() for left in (0, 1, 2, 3)]
-        assert max(heights) == max(counts)
+        assert np.allclose(corners[1:9:2], np.column_stack([range(4), shares]))  # the upper left corner of each bin
     assert to_rgba(base.get_edgecolor()) != to_rgba(sft.get_edgecolor())
     assert base.get_linestyle() != sft.get_linestyle()
 
@@ -264,7 +265,7 @@ def test_a_fifth_series_is_refused_and_not_left_out():
     with pytest.raises(ValueError, match=message):
         plots.histogram(five, xlabel="gold")
     with pytest.raises(ValueError, match=message):
-        plots.bars({"all": {name: interval(1.0) for name in five}}, ylabel="gold")
+        plots.intervals({"all": {name: interval(1.0) for name in five}}, ylabel="gold")
 
 
 # Answers, printed
