@@ -1,7 +1,7 @@
 """Sampling answers with their log-probs: the hot loop of PPO, of best-of-n and of every online method.
 
-Three engines share one loop. `FusedLlama` is our own decoder for Llama-shaped models, `_Cached` runs any causal
-transformers model with its KV cache, `_Recompute` runs a model without one. Against `generate`: weights are fused once
+Three engines share one loop. `FusedLlama` is our own decoder for Llama-shaped models, `Cached` runs any causal
+transformers model with its KV cache, `Recompute` runs a model without one. Against `generate`: weights are fused once
 a call, the cache is allocated once and written in place, rows that have finished are taken out of the batch, and one
 uniform number a row and step picks the token (inverse CDF), so that a row's sample depends on the seed alone.
 """
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from picollm_lite.kernels.engines import Cached, Recompute
 from picollm_lite.kernels.fused_llama import FusedLlama, can_fuse
 
 COMPACT_BELOW = 0.85  # gather the cache anew once this share of its rows, or fewer, are still running
@@ -210,67 +211,7 @@ def _distinct(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[T
 
 def _engine(model: nn.Module, prompt: Tensor, prompt_mask: Tensor, max_new_tokens: int):
     if not getattr(model.config, "use_cache", False):
-        return _Recompute(model, prompt, prompt_mask)
+        return Recompute(model, prompt, prompt_mask)
     if can_fuse(model):
         return FusedLlama(model, prompt, prompt_mask, max_new_tokens)
-    return _Cached(model, prompt, prompt_mask)
-
-
-class _Cached:
-    """Any causal transformers model, with the KV cache it brings."""
-
-    def __init__(self, model: nn.Module, prompt: Tensor, prompt_mask: Tensor):
-        self.model, self.prompt, self.mask = model, prompt, prompt_mask
-        self.position = prompt_mask.cumsum(-1) - 1  # (B, P), -1 on padding
-
-    def prefill(self) -> Tensor:
-        return self._forward(self.prompt, self.position.clamp_min(0), cache=None)
-
-    def step(self, token: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token), 1)], dim=1)
-        self.position = self.position[:, -1:] + 1  # (b, 1)
-        return self._forward(token[:, None], self.position, cache=self.cache)
-
-    def keep(self, rows: Tensor) -> None:
-        self.mask, self.position = self.mask[rows], self.position[rows]
-        self.cache.batch_select_indices(rows)
-
-    def _forward(self, tokens: Tensor, position: Tensor, cache) -> Tensor:
-        out = self.model(
-            input_ids=tokens,
-            attention_mask=self.mask.long(),
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache = out.past_key_values
-        return out.logits[:, -1]  # (b, V)
-
-
-class _Recompute:
-    """A model without a KV cache: the whole text anew at every step.
-
-    Rows are padded on the right, where a causal model cannot see the padding, so that no mask and no positions are
-    needed: a custom model often takes neither.
-    """
-
-    def __init__(self, model: nn.Module, prompt: Tensor, prompt_mask: Tensor):
-        self.model = model
-        self.length = prompt_mask.sum(-1)  # (B,)
-        index = torch.arange(prompt.shape[1], device=prompt.device)
-        shift = prompt.shape[1] - self.length[:, None]
-        self.tokens = prompt.gather(1, (index + shift).clamp_max(prompt.shape[1] - 1))  # (B, P), right-padded
-
-    def prefill(self) -> Tensor:
-        logits = self.model(input_ids=self.tokens).logits  # (b, L, V)
-        return logits[torch.arange(len(logits), device=logits.device), self.length - 1]  # (b, V)
-
-    def step(self, token: Tensor) -> Tensor:
-        self.tokens = torch.cat([self.tokens, self.tokens[:, -1:]], dim=1)
-        self.tokens.scatter_(1, self.length[:, None], token[:, None])
-        self.length = self.length + 1
-        return self.prefill()
-
-    def keep(self, rows: Tensor) -> None:
-        self.tokens, self.length = self.tokens[rows], self.length[rows]
+    return Cached(model, prompt, prompt_mask)

@@ -5,8 +5,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from picollm_lite.kernels import rollout as module
+from picollm_lite.kernels.engines import Cached, Recompute
 from picollm_lite.kernels.fused_llama import FusedLlama, can_fuse
-from picollm_lite.kernels.rollout import _Cached, _draw, _Recompute, greedy_rollout, rollout
+from picollm_lite.kernels.rollout import _draw, greedy_rollout, rollout
 
 PAD, EOS, V = 0, 1, 50
 PROMPTS = [[5, 9, 12, 3], [7], [8, 8, 21, 30, 31, 4, 2], [11, 40], [7], [33, 6, 5]]  # ragged, one of them twice
@@ -113,7 +114,7 @@ def test_a_batch_of_one_equals_a_batch_of_many(make):
 def test_the_engine_fits_the_model():
     prompt, mask = torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.bool)
     kinds = [type(module._engine(make(), prompt, mask, 4)) for make in MODELS]
-    assert kinds == [FusedLlama, _Recompute, FusedLlama, _Cached, _Recompute]
+    assert kinds == [FusedLlama, Recompute, FusedLlama, Cached, Recompute]
 
 
 @pytest.mark.parametrize(
@@ -289,4 +290,13 @@ def test_broken_weights_are_an_error_not_a_sample(make):
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="non-finite logits"):
+        rollout(model, PROMPTS, seed=0, **OPTIONS)
+
+
+def test_a_model_that_promises_a_cache_and_brings_none_is_refused():
+    """Going on without the cache would answer the last token alone."""
+    model = gpt2()
+    forward = model.forward
+    model.forward = lambda **inputs: forward(**{**inputs, "use_cache": False})
+    with pytest.raises(ValueError, match=r"returned no KV cache: set model\.config\.use_cache = False"):
         rollout(model, PROMPTS, seed=0, **OPTIONS)
