@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
     "{%- set ns = namespace(system='') -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'system' -%}"
-    "{%- set ns.system = message['content'] + '\n\n' -%}"
+    "{%- set ns.system = ns.system + message['content'] + '\n\n' -%}"
     "{%- elif message['role'] == 'user' -%}"
     "{{- '<|user_start|>' + ns.system + message['content'] + '<|user_end|>' -}}"
     "{%- set ns.system = '' -%}"
@@ -32,6 +32,7 @@ CHAT_TEMPLATE = (
     "{%- generation -%}{{- message['content'] + '<|assistant_end|>' -}}{%- endgeneration -%}"
     "{%- else -%}{{- raise_exception('unknown role: ' + message['role']) -}}{%- endif -%}"
     "{%- endfor -%}"
+    "{%- if ns.system -%}{{- raise_exception('a system message needs a user message after it') -}}{%- endif -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"
 )
 

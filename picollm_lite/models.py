@@ -1,5 +1,6 @@
 """Load and save policies: any causal transformers model with its tokenizer."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS = "model.safetensors"
+_ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
 
 def load_policy(
@@ -55,6 +56,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     try:
         model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
+        _forget_origin(aside / "tokenizer_config.json")
         aside.chmod(0o755)  # mkdtemp closes the folder to others, safetensors its file
         for file in aside.iterdir():
             file.chmod(0o644)
@@ -62,6 +64,12 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return path
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop what transformers notes of how the tokenizer was opened: the same tokenizer shall give the same file."""
+    kept = {key: value for key, value in json.loads(config.read_text("utf-8")).items() if key not in _ORIGIN}
+    config.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

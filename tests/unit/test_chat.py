@@ -211,3 +211,11 @@ def test_a_tokenizer_without_a_pad_token_answers_all_the_same(tokenizer, tiny_mo
     for temperature in (0, 1.0):
         options = {"temperature": temperature, "max_new_tokens": 6}
         assert answer(model, padless, QUESTIONS, **options) == answer(model, tokenizer, QUESTIONS, **options)
+
+
+def test_system_messages_add_up_and_need_a_user(tokenizer):
+    system = [{"role": "system", "content": "Be brief."}, {"role": "system", "content": "Thanks."}]
+    text = tokenizer.apply_chat_template([*system, {"role": "user", "content": "Why?"}], tokenize=False)
+    assert text == "<|bos|><|user_start|>Be brief.\n\nThanks.\n\nWhy?<|user_end|>"
+    with pytest.raises(Exception, match="a system message needs a user message after it"):
+        tokenizer.apply_chat_template(system, tokenize=False)

@@ -277,3 +277,11 @@ def test_best_device(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert best_device() == best
+
+
+def test_a_tokenizer_that_was_loaded_is_saved_as_it_was(tiny_model, tokenizer, tmp_path):
+    """transformers notes how a tokenizer was opened; a rebuilt checkpoint must not depend on that."""
+    first = save(tiny_model(), tokenizer, tmp_path / "first")
+    second = save(*load_policy(first, device="cpu"), tmp_path / "second")
+    for name in ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
