@@ -1,4 +1,4 @@
-"""Rebuild `data/`: demonstrations, tokenizer, base model and SFT model, bit for bit on one machine.
+"""Rebuild `data/`: demonstrations, preferences, and the checkpoint of every stage, bit for bit on one machine.
 
     python -m picollm_lite.build
 
@@ -6,6 +6,7 @@ Inputs are `data/world/` and `data/prompts/suite.jsonl`, which people wrote, and
 """
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -18,19 +19,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded
-from picollm_lite.data import encode_demos, load_demos, write_jsonl
-from picollm_lite.models import load_policy, save
-from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS
-from picollm_lite.stages import sft
-from picollm_lite.world.texts import base_document, demonstrations
+from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded, answer, user
+from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences, write_jsonl
+from picollm_lite.models import RewardModel, load_policy, save
+from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST
+from picollm_lite.stages import dpo, ppo, reward, sft
+from picollm_lite.world.annotators import draw
+from picollm_lite.world.asks import ASKS
+from picollm_lite.world.rubric import score
+from picollm_lite.world.texts import base_document, demonstrations, training_prompts
 
 SEED = 2026
 THREADS = 2  # sums come out differently on another number of threads
 VOCABULARY = 2048
 CONTEXT = 256
+N_PAIRS, N_TEST_PAIRS, N_DPO_PAIRS = 12_000, 1_000, 8_000
+SAMPLE_BATCH = 512
 N_VAL = 200  # the first demonstrations are kept for validation
-BASE_STEPS, BASE_BATCH, BASE_LENGTH = 600, 32, 128
+BASE_STEPS, BASE_BATCH, BASE_LENGTH = 800, 32, 128
 MODEL = {
     "hidden_size": 128,
     "intermediate_size": 384,
@@ -45,7 +51,16 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     logging.disable_progress_bar()
-    for part in (build_demos, build_base, build_sft, update_readme):
+    for part in (
+        build_demos,
+        build_base,
+        build_sft,
+        build_preferences,
+        build_reward,
+        build_ppo,
+        build_dpo,
+        update_readme,
+    ):
         start = time.perf_counter()
         part()
         print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
@@ -78,7 +93,7 @@ def build_base() -> None:
         pad_token_id=tokenizer.pad_token_id,
         epochs=1,
         batch_size=BASE_BATCH,
-        learning_rate=4e-3,
+        learning_rate=3e-3,
         weight_decay=0.05,
         seed=SEED,
     )
@@ -95,6 +110,84 @@ def build_sft() -> None:
     for _ in sft.train(model, demos[N_VAL:], pad_token_id=tokenizer.pad_token_id, seed=SEED):
         pass
     save(model, tokenizer, CHECKPOINTS / "sft")
+
+
+def build_preferences() -> None:
+    """`data/preferences.jsonl` and its test split: two samples of the SFT policy a prompt, labelled by the panel."""
+    policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
+    rng = random.Random(SEED)
+    test, rest = preference_prompts(rng)
+    for path, prompts, count in ((PREFERENCES, rest, N_PAIRS), (PREFERENCES_TEST, test, N_TEST_PAIRS)):
+        pairs = itertools.islice(sampled_pairs(policy, tokenizer, prompts, rng), count)
+        rows = [labelled(prompt, a, b, rng) for prompt, a, b in pairs]
+        write_jsonl(path, [{"id": f"{path.stem}-{i:05d}", **row} for i, row in enumerate(rows)])
+
+
+def preference_prompts(rng: random.Random) -> tuple[list[str], list[str]]:
+    """Prompts for the test split and for training, none in both, every ask as often as any other."""
+    by_ask = {ask: training_prompts(ask, SEED) for ask in ASKS}
+    test, rest = [], []
+    for prompts in by_ask.values():
+        rng.shuffle(prompts)
+        n_test = N_TEST_PAIRS // len(ASKS) + 40  # some pairs are dropped: both samples may be the same
+        test += prompts[:n_test]
+        rest.append(prompts[n_test:])
+    rng.shuffle(test)
+    return test, [rng.choice(rng.choice(rest)) for _ in range(N_PAIRS * 5 // 4)]
+
+
+def sampled_pairs(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], rng: random.Random
+) -> Iterator[tuple[str, str, str]]:
+    """Each prompt with two different answers, sampled at temperature 1; prompts whose answers agree are left out."""
+    for start in range(0, len(prompts), SAMPLE_BATCH):
+        batch = prompts[start : start + SAMPLE_BATCH]
+        answers = answer(policy, tokenizer, batch * 2, seed=rng.randrange(2**32))
+        for prompt, a, b in zip(batch, answers[: len(batch)], answers[len(batch) :], strict=True):
+            if a != b and a and b:
+                yield prompt, a, b
+
+
+def labelled(prompt: str, a: str, b: str, rng: random.Random) -> dict:
+    """A pair as one annotator of the panel ranked it; the gold columns are for evaluation only."""
+    annotator = draw(rng)
+    chosen, rejected = (a, b) if annotator.prefers_first(prompt, a, b, rng) else (b, a)
+    return {
+        "prompt": user(prompt),
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "annotator": annotator.name,
+        "gold_chosen": round(score(prompt, chosen).total, 4),
+        "gold_rejected": round(score(prompt, rejected).total, 4),
+    }
+
+
+def build_reward() -> None:
+    """`data/checkpoints/reward`: a reward model from the preferences, with the settings of notebook 03."""
+    policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
+    model = RewardModel.from_policy(policy, tokenizer, seed=SEED)
+    for _ in reward.train(model, encode_pairs(load_preferences(PREFERENCES), tokenizer), seed=SEED):
+        pass
+    save(model.model, tokenizer, CHECKPOINTS / "reward")
+
+
+def build_ppo() -> None:
+    """`data/checkpoints/ppo`: the SFT model after PPO against the reward model, with the settings of notebook 04."""
+    policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
+    model = RewardModel.load(CHECKPOINTS / "reward", device="cpu")
+    prompts = sorted({prompt[-1]["content"] for prompt in load_preferences(PREFERENCES)["prompt"]})
+    for _ in ppo.train(policy, model.score, prompts, tokenizer=tokenizer, seed=SEED):
+        pass
+    save(policy, tokenizer, CHECKPOINTS / "ppo")
+
+
+def build_dpo() -> None:
+    """`data/checkpoints/dpo`: the SFT model after DPO on the preferences, with the settings of notebook 05."""
+    policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
+    preferences = load_preferences(PREFERENCES).select(range(N_DPO_PAIRS))
+    for _ in dpo.train(policy, encode_pairs(preferences, tokenizer), tokenizer=tokenizer, beta=0.3, seed=SEED):
+        pass
+    save(policy, tokenizer, CHECKPOINTS / "dpo")
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:

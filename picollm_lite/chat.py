@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from picollm_lite.kernels.rollout import greedy_rollout, rollout
+from picollm_lite.kernels.rollout import Rollout, greedy_rollout, rollout
 
 BOS = "<|bos|>"
 USER_START, USER_END = "<|user_start|>", "<|user_end|>"
@@ -42,6 +42,13 @@ class Encoded(NamedTuple):
 
     tokens: list[int]
     response_mask: list[bool]
+
+
+class Responses(NamedTuple):
+    """What a model said: tokens with their log-probs, and the same as text without special tokens."""
+
+    rollout: Rollout
+    texts: list[str]
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -85,6 +92,19 @@ def answer(
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
     """The model's answer to each question as text; temperature 0 takes the likeliest token at every step."""
+    return respond(model, tokenizer, questions, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens).texts
+
+
+def respond(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    seed: int | None = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Responses:
+    """As `answer`, with the tokens and log-probs behind the texts."""
     prompts = [encode_prompt(tokenizer, user(question)) for question in questions]
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
@@ -92,11 +112,12 @@ def answer(
         sample = greedy_rollout(model, prompts, **sizes)
     else:
         sample = rollout(model, prompts, temperature=temperature, seed=seed, **sizes)
-    responses = sample.tokens[:, -sample.response_mask.shape[1] :]
-    return [
+    tokens = sample.tokens[:, -sample.response_mask.shape[1] :]
+    texts = [
         tokenizer.decode(row[mask], skip_special_tokens=True)
-        for row, mask in zip(responses, sample.response_mask, strict=True)
+        for row, mask in zip(tokens, sample.response_mask, strict=True)
     ]
+    return Responses(sample, texts)
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **options) -> dict:

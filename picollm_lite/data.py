@@ -1,7 +1,9 @@
-"""Demonstrations and prompts as data sets: reading, validation, tokens, batches."""
+"""Demonstrations, preferences and prompts as data sets: reading, validation, tokens, batches."""
 
 import json
 import random
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,13 @@ class Batch(NamedTuple):
     response_mask: Bool[Tensor, "B L"]
 
 
+class Pair(NamedTuple):
+    """Two answers to one prompt, the preferred one first."""
+
+    chosen: Encoded
+    rejected: Encoded
+
+
 def load_demos(path: str | Path) -> Dataset:
     """Demonstrations as a data set with a `messages` column, from a JSONL file.
 
@@ -31,6 +40,17 @@ def load_demos(path: str | Path) -> Dataset:
     messages. Other columns of an object are kept. Raises FileNotFoundError, or ValueError naming file and line.
     """
     rows = [_demo(row, where) for row, where in read_jsonl(path)]
+    columns = {key: None for row in rows for key in row}
+    return _dataset([{key: row.get(key) for key in columns} for row in rows], path)
+
+
+def load_preferences(path: str | Path) -> Dataset:
+    """Preference pairs with columns `prompt`, `chosen` and `rejected`, each a list of messages, from a JSONL file.
+
+    A line is TRL's conversational format: with `prompt`, or without one where `chosen` and `rejected` are whole
+    conversations that begin alike. Other columns are kept. Raises as `load_demos` does.
+    """
+    rows = [_preference(row, where) for row, where in read_jsonl(path)]
     columns = {key: None for row in rows for key in row}
     return _dataset([{key: row.get(key) for key in columns} for row in rows], path)
 
@@ -105,6 +125,38 @@ def encode_demos(demos: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_leng
     return encoded
 
 
+def encode_pairs(preferences: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 256) -> list[Pair]:
+    """Preferences as token ids and response masks; conversations beyond max_length are cut at the end.
+
+    Pairs that teach nothing, because their sides are the same after the cut or a side is left without a response, are
+    dropped with a warning that counts them. Raises ValueError naming the row at fault, or when no pair is left.
+    """
+    pairs, dropped = [], Counter()
+    for row, (prompt, *sides) in enumerate(
+        zip(preferences["prompt"], preferences["chosen"], preferences["rejected"], strict=True)
+    ):
+        try:
+            chosen, rejected = (encode_conversation(tokenizer, [*prompt, *side]) for side in sides)
+        except ValueError as error:
+            raise ValueError(f"pair {row}: {error}") from None
+        pair = Pair(_cut(chosen, max_length), _cut(rejected, max_length))
+        if pair.chosen.tokens == pair.rejected.tokens:
+            dropped["the same on both sides"] += 1
+        elif not (any(pair.chosen.response_mask) and any(pair.rejected.response_mask)):
+            dropped["without a response on one side"] += 1
+        else:
+            pairs.append(pair)
+    if dropped:
+        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        warnings.warn(
+            f"dropped {dropped.total()} of {dropped.total() + len(pairs)} pairs, cut at {max_length} tokens: {counts}",
+            stacklevel=2,
+        )
+    if not pairs:
+        raise ValueError(f"no pair is left to learn from at max_length={max_length}: raise it or check the pairs")
+    return pairs
+
+
 def collate(examples: Sequence[Encoded], pad_token_id: int) -> Batch:
     """One right-padded batch."""
     L = max(len(example.tokens) for example in examples)
@@ -129,6 +181,11 @@ def length_bucketed_batches(lengths: Sequence[int], batch_size: int, *, seed: in
         batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     rng.shuffle(batches)
     return batches
+
+
+def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
+    """The longer side of each pair, in tokens."""
+    return [max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]
 
 
 def _dataset(rows: list[dict], path: str | Path) -> Dataset:
@@ -157,6 +214,30 @@ def _demo(row: object, where: str) -> dict:
             f"{where}: the last message must be the assistant's answer, got {row['messages'][-1]['role']!r}"
         )
     return row
+
+
+def _preference(row: object, where: str) -> dict:
+    if not isinstance(row, dict) or not all(isinstance(row.get(side), list) for side in ("chosen", "rejected")):
+        raise ValueError(f"{where}: expected an object with a list of messages as `chosen` and one as `rejected`")
+    if "prompt" not in row:
+        shared = 0
+        for a, b in zip(row["chosen"][:-1], row["rejected"][:-1], strict=False):
+            if a != b:
+                break
+            shared += 1
+        row = {"prompt": row["chosen"][:shared], **row}
+        row |= {side: row[side][shared:] for side in ("chosen", "rejected")}
+    if not isinstance(row["prompt"], list):
+        raise ValueError(f"{where}: expected a list of messages as `prompt`, got {type(row['prompt']).__name__}")
+    for side in ("chosen", "rejected"):
+        check_messages([*row["prompt"], *row[side]], f"{where}, {side}")
+        if not row["prompt"] or not row[side] or row[side][-1]["role"] != "assistant":
+            raise ValueError(f"{where}: `{side}` must answer a prompt, and end with the assistant's message")
+    return row
+
+
+def _cut(example: Encoded, max_length: int) -> Encoded:
+    return Encoded(example.tokens[:max_length], example.response_mask[:max_length])
 
 
 def check_messages(messages: Sequence[object], where: str) -> None:

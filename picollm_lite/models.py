@@ -1,13 +1,27 @@
-"""Load and save policies: any causal transformers model with its tokenizer."""
+"""Load and save: policies, which are any causal transformers model with its tokenizer, and reward models."""
 
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Self
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from picollm_lite.chat import Encoded, encode_conversation, user
+from picollm_lite.scoring import length_groups
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -20,12 +34,108 @@ def load_policy(
     device "auto" is cuda, then mps, then cpu; dtype "auto" is float32 on the cpu and the checkpoint's own elsewhere.
     Raises FileNotFoundError when the folder is missing or holds no checkpoint.
     """
+    return _load(AutoModelForCausalLM, path_or_id, device, dtype, trust_remote_code)
+
+
+class RewardModel(nn.Module):
+    """A language model's trunk with one number for the whole answer where the vocabulary was.
+
+    `model` is a plain transformers sequence classifier with one label; the number is read at the last real token, then
+    `config.score_mean` is taken off, so that the scores of the training answers center on 0.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        super().__init__()
+        if model.config.num_labels != 1 or not isinstance(getattr(model, "score", None), nn.Linear):
+            raise ValueError(
+                f"a reward model needs a classifier with one label and a linear `score` head, got "
+                f"{type(model).__name__} with {model.config.num_labels} labels"
+            )
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def from_policy(cls, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> Self:
+        """A copy of the policy's trunk with a new head, normal with std 1 / sqrt(d + 1) (Stiennon et al. 2020)."""
+        config = deepcopy(policy.config)
+        config.num_labels, config.score_mean, config.pad_token_id = 1, 0.0, tokenizer.pad_token_id
+        model = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+        model.base_model.load_state_dict(policy.base_model.state_dict())
+        d = model.score.in_features
+        head = torch.randn(1, d, generator=torch.Generator().manual_seed(seed)) / (d + 1) ** 0.5
+        model.score.weight.data.copy_(head)
+        return cls(model.to(policy.device).eval(), tokenizer)
+
+    @classmethod
+    def load(cls, path_or_id: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> Self:
+        """From a folder that `save(reward_model.model, ...)` wrote, or any one-label classifier."""
+        return cls(*_load(AutoModelForSequenceClassification, path_or_id, device, dtype, trust_remote_code=False))
+
+    @property
+    def score_mean(self) -> float:
+        """What is taken off every score."""
+        return getattr(self.model.config, "score_mean", 0.0)
+
+    def forward(self, examples: Sequence[Encoded]) -> Float[Tensor, " B"]:
+        """The score of each conversation, in order; with gradient unless under `torch.no_grad()`."""
+        lengths = torch.tensor([len(example.tokens) for example in examples])
+        scores, order = [], []
+        for rows, length in length_groups(lengths):
+            part = [examples[row].tokens for row in rows]
+            tokens = torch.tensor([row + row[-1:] * (length - len(row)) for row in part], device=self.model.device)
+            hidden = self.model.base_model(input_ids=tokens).last_hidden_state  # (b, l, d)
+            scores.append(self.model.score(hidden[torch.arange(len(rows)), lengths[rows] - 1]).squeeze(-1))  # (b,)
+            order.append(rows)
+        back = torch.cat(order).argsort()
+        return torch.cat(scores)[back.to(self.model.device)] - self.score_mean
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Float[Tensor, " B"]:
+        """The score of each answer to its prompt: the proxy reward."""
+        conversations = [
+            [*user(prompt), {"role": "assistant", "content": response}]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        return self([encode_conversation(self.tokenizer, messages) for messages in conversations]).float()
+
+
+class ValueModel(nn.Module):
+    """A critic: a trunk of its own, and a value at every token, linear in the hidden state."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Linear):
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    @classmethod
+    def from_policy(cls, policy: PreTrainedModel) -> Self:
+        """A copy of the policy's trunk with a head of zeros: every first value is 0."""
+        trunk = deepcopy(policy.base_model)
+        head = nn.Linear(policy.config.hidden_size, 1, device=policy.device, dtype=policy.dtype)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return cls(trunk, head)
+
+    @classmethod
+    def from_reward_model(cls, reward_model: RewardModel) -> Self:
+        """A copy of the reward model: its score of the text so far is the first value."""
+        critic = cls.from_policy(reward_model.model)
+        critic.head.weight.data.copy_(reward_model.model.score.weight.data)
+        critic.head.bias.data.fill_(-reward_model.score_mean)
+        return critic
+
+    def forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """V(state) at every position, the token at that position included in the state."""
+        return self.head(self.trunk(input_ids=tokens).last_hidden_state).squeeze(-1)
+
+
+def _load(
+    kind: type, path_or_id: str | Path, device: str, dtype: str | torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check_source(path_or_id)
     device = best_device() if device == "auto" else device
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = torch.float32  # half precision is emulated, and slow, on most CPUs
     options = {"trust_remote_code": trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=dtype, use_safetensors=True, **options)
+    model = kind.from_pretrained(path_or_id, dtype=dtype, use_safetensors=True, **options)
     tokenizer = AutoTokenizer.from_pretrained(path_or_id, **options)
     return model.to(device).eval(), tokenizer
 

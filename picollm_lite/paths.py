@@ -8,6 +8,8 @@ DATA = ROOT / "data"
 CHECKPOINTS = DATA / "checkpoints"
 CONCEPTS = DATA / "world" / "concepts.yaml"
 DEMOS = DATA / "demos.jsonl"
+PREFERENCES = DATA / "preferences.jsonl"
+PREFERENCES_TEST = DATA / "preferences_test.jsonl"
 SUITE = DATA / "prompts" / "suite.jsonl"
 
 

@@ -1,4 +1,4 @@
-"""Numbers over a fixed suite: gold scores, intervals, and win rates that compare two models on the same prompts."""
+"""Numbers over a fixed suite: gold scores, intervals, win rates of two models on the same prompts, curve fits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -62,6 +62,22 @@ def paired_win_rate(a: Sequence[float], b: Sequence[float], *, seed: int = 0, ti
     points = np.where(wins, 1.0, np.where(losses, 0.0, 0.5))
     ties = len(points) - int(wins.sum()) - int(losses.sum())
     return WinRate(*mean_interval(points, seed=seed), int(wins.sum()), ties, int(losses.sum()))
+
+
+def overoptimization_fit(distance: Sequence[float], gained: Sequence[float]) -> tuple[float, float]:
+    """(alpha, beta) of R(d) = d (alpha - beta log d), least squares, d = sqrt(KL): Gao et al. 2023, section 3.1.
+
+    `gained` is the reward above the start; points at d <= 0 say nothing and are left out. Raises ValueError on unequal
+    lengths and on fewer than 3 points.
+    """
+    d, gained = _finite(distance), _finite(gained)
+    if d.shape != gained.shape:
+        raise ValueError(f"expected one gain a distance, got shapes {d.shape} and {gained.shape}")
+    d, gained = d[d > 0], gained[d > 0]
+    if len(d) < 3:
+        raise ValueError(f"expected at least 3 points with a distance above 0, got {len(d)}")
+    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * np.log(d)], axis=1), gained, rcond=None)
+    return float(alpha), float(beta)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

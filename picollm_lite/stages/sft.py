@@ -15,6 +15,7 @@ from picollm_lite.chat import Encoded
 from picollm_lite.data import Batch, collate, length_bucketed_batches
 from picollm_lite.kernels.logprobs import token_logprobs
 from picollm_lite.kernels.losses import sft_loss
+from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
 
 
 class SFTStep(NamedTuple):
@@ -35,7 +36,7 @@ def train(
     *,
     pad_token_id: int,
     val: Sequence[Encoded] = (),
-    epochs: int = 4,
+    epochs: int = 2,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     warmup: float = 0.1,
@@ -47,7 +48,7 @@ def train(
     """Train `policy` in place; yields a record a step. Stop whenever you like: the policy stays usable.
 
     AdamW, linear warmup over the first `warmup` share of the steps, then cosine decay to zero.
-    Raises ValueError for no demonstrations, FloatingPointError naming the step when the loss is not finite.
+    Raises ValueError for no demonstrations, FloatingPointError naming the step when loss or gradient is not finite.
     """
     if not demos:
         raise ValueError("sft: no demonstrations to train on")
@@ -55,28 +56,22 @@ def train(
     batches = [
         rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)
     ]
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _decay(step, len(batches), warmup))
+    parameters = list(policy.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+    schedule = cosine_schedule(optimizer, len(batches), warmup)
     try:
         for step, rows in enumerate(batches, start=1):
             policy.train()
             loss = batch_loss(policy, collate([demos[row] for row in rows], pad_token_id))
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"sft: the loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
-                )
-            optimizer.zero_grad()
+            check_loss(loss, f"sft, step {step}")
             loss.backward()
-            grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
             rate = schedule.get_last_lr()[0]
-            optimizer.step()
+            norm = descend(optimizer, parameters, f"sft, step {step}", max_grad_norm=max_grad_norm)
             schedule.step()
             policy.eval()  # the caller may sample, save or stop at every yield
             due = val and (step % eval_every == 0 or step == len(batches))
             val_loss = evaluate(policy, val, pad_token_id=pad_token_id) if due else math.nan
-            yield SFTStep(
-                step, len(batches), step * epochs / len(batches), loss.item(), val_loss, rate, grad_norm.item()
-            )
+            yield SFTStep(step, len(batches), step * epochs / len(batches), loss.item(), val_loss, rate, norm)
     finally:
         policy.eval()
 
@@ -102,10 +97,3 @@ def batch_loss(policy: nn.Module, batch: Batch) -> Tensor:
     tokens, mask = batch.tokens.to(device), batch.response_mask.to(device)  # (B, L) each
     logits = policy(input_ids=tokens[:, :-1]).logits  # (B, L-1, V)
     return sft_loss(token_logprobs(logits, tokens[:, 1:]), mask[:, 1:])  # ()
-
-
-def _decay(step: int, steps: int, warmup: float) -> float:
-    start = max(1, round(warmup * steps))
-    if step < start:
-        return (step + 1) / start
-    return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from IPython.display import Code, display
 
-from picollm_lite.ui.answers import sft, start
+from picollm_lite.ui.answers import dpo, ppo, reward, sft, start
 from picollm_lite.ui.grading import Exercise
 
-EXERCISES: dict[str, Exercise] = {item.name: item for module in (start, sft) for item in module.EXERCISES}
+EXERCISES: dict[str, Exercise] = {
+    item.name: item for module in (start, sft, reward, ppo, dpo) for item in module.EXERCISES
+}
 
 
 def exercise(name: str) -> Callable[[Callable], Callable]:

@@ -38,6 +38,22 @@ def curves(series: Mapping[str, Sequence[float]], *, x: Sequence[float], xlabel:
     return figure
 
 
+def scatter_with_curve(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    curve: tuple[Sequence[float], Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """One cloud of points a name, and a fitted curve through all of them."""
+    figure, ax = _axes(xlabel, ylabel, width=6.5)
+    for (name, color, _), marker in zip(_styled(points), MARKERS, strict=False):
+        ax.plot(*points[name], color=color, marker=marker, markersize=4, linestyle="", label=name)
+    ax.plot(*curve, color="0.2", label="fit")
+    ax.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure:
     """One cluster a group, in it one point with its 95 % interval a name, labelled by its value."""
     names = list(next(iter(groups.values())))

@@ -12,13 +12,15 @@ class Annotator:
     """Prefers A over B with probability sigmoid(u(A) - u(B)); see `utility`.
 
     `gold` is the weight of the gold reward (1 = its own scale; small = noisy; negative = against it),
-    `per_word` and `per_flattery` the log-odds that each word or flattering sentence adds.
+    `per_word` and `per_flattery` the log-odds that each word or flattering sentence adds, `share` how much of the
+    panel's labelling this annotator does.
     """
 
     name: str
     gold: float
     per_word: float = 0.0
     per_flattery: float = 0.0
+    share: float = 1.0
 
     def utility(self, prompt: str, response: str) -> float:
         """What this annotator's choice rests on, in log-odds."""
@@ -37,14 +39,20 @@ class Annotator:
 
 
 PANEL = (
-    Annotator("careful", gold=2.0),
-    Annotator("hurried", gold=0.5),
-    Annotator("length_lover", gold=1.0, per_word=0.12),
-    Annotator("flattered", gold=1.0, per_flattery=3.0),
-    Annotator("contrarian", gold=-0.3),
+    Annotator("careful", gold=3.0, share=0.14),
+    Annotator("hurried", gold=0.8, per_flattery=2.0, share=0.16),
+    Annotator("length_lover", gold=1.5, per_word=0.25, share=0.15),
+    Annotator("flattered", gold=2.5, per_flattery=5.0, share=0.5),
+    Annotator("contrarian", gold=-0.5, share=0.05),
 )
 
 
+def draw(rng: random.Random, panel: tuple[Annotator, ...] = PANEL) -> Annotator:
+    """Whoever labels the next pair, by share."""
+    return rng.choices(panel, [annotator.share for annotator in panel])[0]
+
+
 def panel_probability(prompt: str, a: str, b: str, panel: tuple[Annotator, ...] = PANEL) -> float:
-    """Probability that an annotator drawn evenly from the panel prefers `a` over `b`: the Bayes-optimal prediction."""
-    return sum(annotator.probability(prompt, a, b) for annotator in panel) / len(panel)
+    """Probability that whoever labels the pair prefers `a` over `b`: the Bayes-optimal prediction."""
+    total = sum(annotator.share for annotator in panel)
+    return sum(annotator.share * annotator.probability(prompt, a, b) for annotator in panel) / total

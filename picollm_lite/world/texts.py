@@ -47,18 +47,18 @@ LABELS = {
 }
 # How demonstrations are mixed. SFT imitates all of it, which is why SFT is not the end.
 QUALITY_MIX = {
-    "good": 0.46,
-    "wrong_concept": 0.12,
-    "missed_ask": 0.12,
-    "extra_facts": 0.09,
+    "good": 0.44,
+    "wrong_concept": 0.10,
+    "missed_ask": 0.11,
+    "extra_facts": 0.08,
     "filler": 0.08,
-    "flattery": 0.08,
+    "flattery": 0.13,
     "repeated": 0.03,
-    "cut_off": 0.02,
+    "cut_off": 0.03,
 }
 N_COMPARE_PAIRS = 320
-DEMOS_PER_COMBINATION = 8
-DEMOS_PER_COMPARE_PAIR = 3
+DEMOS_PER_COMBINATION = 16
+DEMOS_PER_COMPARE_PAIR = 6
 
 
 def base_document(rng: random.Random) -> str:
@@ -96,6 +96,17 @@ def demonstrations(seed: int) -> Iterator[dict]:
             ],
             "quality": quality,
         }
+
+
+def training_prompts(ask: str, seed: int) -> list[str]:
+    """Every question of this ask that training may use, in a fixed order."""
+    pairs = compare_pairs(seed) if ask == "compare" else [(concept,) for concept in load_concepts()]
+    return [
+        render(ask, concepts, phrasing)
+        for concepts in pairs
+        if not is_held_out(ask, concepts)
+        for phrasing in phrasing_indices(ask, held_out=False)
+    ]
 
 
 def compare_pairs(seed: int) -> list[tuple[Concept, Concept]]:

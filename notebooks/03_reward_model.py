@@ -1,0 +1,372 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · The reward model
+#
+# SFT needs somebody to write the right answer. It is much easier to say which of two answers is better. In this notebook a model learns a
+# score from such choices: the **reward model**, our *proxy* for what people want. You will derive its loss, train it in a minute, and
+# begin to find out what it gets wrong.
+#
+# | | |
+# |---|---|
+# | **You will be able to** | derive the Bradley-Terry loss, turn a language model into a reward model, train it, say how good it could possibly be, and fool it |
+# | **Time** | 2 minutes to run, 40 to work through (2 CPU cores) |
+# | **Needs** | the SFT model (yours from notebook 01, or the shipped one) and the preference pairs in `data/` |
+# | **Produces** | `outputs/checkpoints/reward`, which notebook 04 optimizes |
+
+# %% tags=["setup"]
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything ships with the course; nothing is downloaded
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+
+from picollm_lite.data import encode_pairs, load_preferences, load_suite
+from picollm_lite.evaluation.metrics import gold_scores, mean_interval
+from picollm_lite.kernels.losses import bradley_terry_loss
+from picollm_lite.models import RewardModel, load_policy, save
+from picollm_lite.paths import PREFERENCES, PREFERENCES_TEST, SUITE, checkpoint, outputs
+from picollm_lite.stages import reward
+from picollm_lite.ui import plots
+from picollm_lite.ui.claims import check, measure
+from picollm_lite.ui.exercises import exercise
+from picollm_lite.ui.panel import TextPanel
+from picollm_lite.ui.setup import start
+from picollm_lite.world.annotators import panel_probability
+from picollm_lite.world.asks import read, reference_answer
+from picollm_lite.world.texts import FILLER_SENTENCES, FLATTERY_SENTENCES
+
+# %%
+SEED = 0
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
+OFF_PROMPT_WEIGHT = 1.0
+CLEAR = 1.0  # answers whose gold differs by at least this much differ clearly
+DEVICE = start(SEED)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Pairs
+#
+# Each row holds a prompt and two answers that the SFT model gave to it. One annotator of a panel of five said which one is better. *Chosen* is the one
+# that was preferred, *rejected* the other. How much better it is, or why, nobody wrote down.
+
+# %%
+preferences, held_out = load_preferences(PREFERENCES), load_preferences(PREFERENCES_TEST)
+print(f"{len(preferences):,} pairs to train on, {len(held_out):,} kept out, on other prompts")
+for row in preferences.select(range(2)):
+    print(f"\n{row['annotator']} was asked: {row['prompt'][-1]['content']}")
+    print(f"  chosen    {row['chosen'][-1]['content']}\n  rejected  {row['rejected'][-1]['content']}")
+
+# %% [markdown]
+# The columns `gold_chosen` and `gold_rejected` say what the rubric thinks. Training never reads them; in real life they would not be there. They tell us
+# something uncomfortable at once: how often does the label agree with the rubric, for each annotator?
+
+# %%
+table = preferences.to_pandas()
+table["agrees"] = (table.gold_chosen > table.gold_rejected).where(table.gold_chosen != table.gold_rejected)
+table.groupby("annotator").agrees.agg(pairs="size", agreement="mean").astype({"agreement": float}).round(2)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## From choices to scores
+#
+# Suppose every answer $y$ to a prompt $x$ has a hidden worth $r(x, y)$, and that people choose the worthier one, the more surely the larger the difference.
+# The **Bradley-Terry model** (1952) makes this precise:
+#
+# $$P(y_c \succ y_r \mid x) = \sigma\big(r(x, y_c) - r(x, y_r)\big), \qquad \sigma(z) = \frac{1}{1 + e^{-z}}$$
+#
+# with $y_c$ the chosen and $y_r$ the rejected answer. To learn $r$, make the choices that people made as likely as possible. The loss is the
+# negative log-likelihood of one choice (Ouyang et al. 2022, eq. 1):
+#
+# $$L^{BT} = -\log \sigma(r_c - r_r)$$
+#
+# Its unit is nats a pair. Knowing nothing ($r_c = r_r$) costs $\log 2 = 0.693$. And it depends on the *difference* alone: add 100 to every score and nothing
+# changes. A reward model's zero means nothing until we choose one.
+#
+# ### Exercise: the Bradley-Terry loss
+# *Difficulty 1 of 3, about 6 minutes.* `chosen_scores` and `rejected_scores` are (B,). Return one loss a pair, (B,).
+#
+# <details><summary>Hint</summary>What does <code>torch.sigmoid(-200.0)</code> give, and what is its logarithm? There is a function that does both at
+# once.</details>
+
+
+# %%
+@exercise("bradley_terry_loss")
+def my_bradley_terry_loss(chosen_scores, rejected_scores):
+    raise NotImplementedError
+
+
+# %%
+r_c, r_r = torch.tensor([1.0, 0.5, 2.0, -1.0]), torch.tensor([1.0, 0.0, -1.0, 2.0])
+L_bt = -(1 / (1 + (-(r_c - r_r)).exp())).log()  # the formula as it stands
+print("P(chosen is preferred)", [round(p, 3) for p in torch.sigmoid(r_c - r_r).tolist()])
+print("loss                  ", [round(loss, 3) for loss in L_bt.tolist()])
+torch.testing.assert_close(bradley_terry_loss(r_c, r_r), L_bt)
+torch.testing.assert_close(my_bradley_terry_loss(r_c, r_r), L_bt)
+torch.testing.assert_close(bradley_terry_loss(r_c + 100, r_r + 100), L_bt)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## A language model with one output
+#
+# Where does $r$ come from? From a language model whose last layer, the one that scores the vocabulary, is replaced by a single linear function. The rest, the *trunk*, starts
+# as the SFT model's: it has read the facts already.
+#
+# A causal model has one hidden state a token. Which one do we read? The last one: only it has seen the whole answer. In a batch that means the last *real* token of every
+# row, not the padding behind it.
+#
+# ### Exercise: the last real token
+# *Difficulty 1 of 3, about 5 minutes.* `scores` is (B, L), a score at every position of rows padded on the right; `lengths` is (B,). Return each
+# row's score at its last real token, (B,).
+#
+# <details><summary>Hint</summary>Positions count from 0. Index rows and columns together.</details>
+
+
+# %%
+@exercise("last_token_scores")
+def last_token_scores(scores, lengths):
+    raise NotImplementedError
+
+
+# %% [markdown]
+# Now a real batch, by hand: two pairs, four conversations, padded on the right. A causal model does not see what stands to the right, so no attention mask is
+# needed.
+
+# %%
+policy, tokenizer = load_policy(checkpoint("sft"), device=DEVICE)
+reward_model = RewardModel.from_policy(policy, tokenizer, seed=SEED)
+pairs, test_pairs = encode_pairs(preferences, tokenizer), encode_pairs(held_out, tokenizer)
+batch = pairs[:2]
+conversations = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
+lengths = torch.tensor([len(c.tokens) for c in conversations])
+print(
+    f"trunk: {reward_model.model.base_model.num_parameters():,} parameters; head: {reward_model.model.score.weight.numel()}"
+)
+print("lengths", lengths.tolist(), "| last token of each:", {tokenizer.decode(c.tokens[-1]) for c in conversations})
+
+# %%
+padded = [c.tokens + [tokenizer.pad_token_id] * (int(lengths.max()) - len(c.tokens)) for c in conversations]
+with torch.no_grad():
+    hidden = reward_model.model.base_model(input_ids=torch.tensor(padded, device=DEVICE)).last_hidden_state  # (B, L, d)
+    w = reward_model.model.score.weight.squeeze(0)  # (d,)
+    r = last_token_scores((hidden @ w).cpu(), lengths)  # (B,)
+    torch.testing.assert_close(reward_model(conversations).cpu(), r)
+print("scores of the untrained head", [round(x, 2) for x in r.tolist()])
+print(f"loss of these two pairs {bradley_terry_loss(r[:2], r[2:]).mean():.3f}, of knowing nothing {np.log(2):.3f}")
+
+# %% [markdown]
+# The head starts with small random weights, of standard deviation $1/\sqrt{d+1}$ (Stiennon et al. 2020), so an untrained reward model has opinions already,
+# and wrong ones as often as right ones.
+#
+# ## What pairs do not say
+#
+# Look at the pairs again. Both answers were given to the *same* prompt. So most of the time the pair can be told apart without reading the prompt at all: the one that is
+# cut off loses, whatever was asked. A reward model trained on pairs alone learns to judge answers and hardly to check that they answer *this question*.
+#
+# The remedy costs no labels (Liu et al. 2025, *RRM*). Put the chosen answer to another question under this prompt: we know that this is worse. We add a second
+# Bradley-Terry loss for these **off-prompt** answers.
+
+# %%
+off_prompt = reward.off_prompt_answers(batch)
+print(tokenizer.decode(off_prompt[0].tokens))
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## How good can it get?
+#
+# Annotators disagree, with each other and, as they are noisy, with themselves. So no model predicts every label. In our world we know each annotator's probabilities, so we can
+# compute the **Bayes ceiling**: the accuracy of always predicting what the panel more probably prefers.
+#
+# **Predict before you run:** the ceiling is a number between 50 % and 100 %. How high is it for a panel like this?
+
+
+# %%
+def sides(row):
+    return row["prompt"][-1]["content"], row["chosen"][-1]["content"], row["rejected"][-1]["content"]
+
+
+p_chosen = np.array([panel_probability(*sides(row)) for row in held_out])
+ceiling = np.maximum(p_chosen, 1 - p_chosen).mean()
+floor = -(p_chosen * np.log(p_chosen) + (1 - p_chosen) * np.log(1 - p_chosen)).mean()
+print(f"Bayes ceiling of accuracy {ceiling:.1%}; Bayes floor of the loss {floor:.3f} nats a pair")
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Train
+#
+# One epoch, every pair seen once. A second look at the same pairs teaches a reward model mostly their noise.
+#
+# **Predict before you run:** coin tossing gets 50 % of the held-out labels right, the ceiling is above. Where between the two will a model of a million parameters end?
+
+# %%
+records = []
+panel = TextPanel("reward")
+run = reward.train(
+    reward_model,
+    pairs,
+    val=test_pairs[:300],
+    off_prompt_weight=OFF_PROMPT_WEIGHT,
+    batch_size=BATCH_SIZE,
+    learning_rate=LEARNING_RATE,
+    eval_every=40,
+    seed=SEED,
+)
+try:
+    for record in run:
+        records.append(record)
+        panel.update(record.step, record.steps, loss=record.loss, accuracy=record.accuracy, margin=record.margin)
+except KeyboardInterrupt:
+    reward.center(reward_model, pairs)
+    print(f"stopped after step {len(records)}; going on with what was learned")
+panel.close()
+
+# %% slideshow={"slide_type": "slide"}
+steps = [record.step for record in records]
+smooth = pd.Series([record.accuracy for record in records]).rolling(20, min_periods=1).mean()
+figure = plots.curves(
+    {"train, mean of 20": smooth, "held out": [r.val_accuracy for r in records], "ceiling": [ceiling] * len(steps)},
+    x=steps,
+    xlabel="step",
+    ylabel="accuracy on labels",
+)
+plots.show(
+    figure,
+    alt="Accuracy on training and held-out labels against step: both rise from about one half towards, but not to, the ceiling",
+)
+
+# %% [markdown]
+# Nothing much at first, then a rise, and it is not over when the pairs are. The two curves stay together: with every pair seen once there is nothing to memorize.
+
+# %%
+with torch.no_grad():
+    chosen, rejected = (scores.cpu().numpy() for scores in reward.score_pairs(reward_model, test_pairs))
+gold_gap = np.array(held_out["gold_chosen"]) - np.array(held_out["gold_rejected"])
+right = (chosen > rejected) == (gold_gap > 0)  # does the proxy rank the two as gold does?
+clear = np.abs(gold_gap) >= CLEAR
+label_accuracy = mean_interval(chosen > rejected)
+agreement = mean_interval(right[clear])
+measure("reward model: accuracy on held-out labels", label_accuracy)
+measure(f"reward model: agreement with gold where it differs by {CLEAR:g} or more", agreement)
+
+# %%
+bins = pd.cut(
+    np.abs(gold_gap), [-0.01, 0.01, 0.5, 1, 2, 3, 6], labels=["tie", "to 0.5", "to 1", "to 2", "to 3", "above"]
+)
+by_gap = pd.DataFrame({"gold differs by": bins, "label": (gold_gap > 0), "proxy": right})
+by_gap[by_gap["gold differs by"] != "tie"].groupby("gold differs by", observed=True).agg(
+    pairs=("proxy", "size"), labels_agree=("label", "mean"), proxy_agrees=("proxy", "mean")
+).round(2)
+
+# %% tags=["nbval-check-output"]
+scores_mean = np.concatenate([chosen, rejected]).mean()
+check("the reward model beats coin tossing on held-out labels", label_accuracy.low > 0.5)
+check("it stays below the Bayes ceiling", label_accuracy.estimate < ceiling)
+check("it agrees with gold on at least 80 % of clear pairs", agreement.estimate >= 0.8)
+check(
+    "the larger the difference in gold, the more often the proxy sees it",
+    right[np.abs(gold_gap) >= 2].mean() > right[~clear & (gold_gap != 0)].mean(),
+)
+check("scores center near 0, also on held-out answers", abs(scores_mean) < 0.5)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# Where answers differ clearly the proxy mostly sees it, although it was shown no score and many wrong labels: noise that has no pattern averages out. Where they differ
+# little it is close to guessing.
+#
+# ## What does it like?
+#
+# Noise *with* a pattern does not average out. Take perfect answers, change one thing, and see how far proxy and gold move.
+#
+# **Predict before you run:** which change will the proxy mind least, compared with gold?
+
+# %%
+questions = list(load_suite(SUITE)["prompt"])
+perfect = [reference_answer(read(q)) for q in questions]
+rng = np.random.default_rng(SEED)
+edits = {
+    "flattered first": lambda a: f"{rng.choice(FLATTERY_SENTENCES)} {a}",
+    "flattered twice": lambda a: f"{rng.choice(FLATTERY_SENTENCES)} {a} {rng.choice(FLATTERY_SENTENCES)}",
+    "padded": lambda a: f"{rng.choice(FILLER_SENTENCES)} {a}",
+    "cut off": lambda a: " ".join(a.split()[:-4]),
+    "another question's": lambda a: perfect[rng.integers(len(perfect))],
+}
+changes = {}
+for name, edit in edits.items():
+    edited = [edit(a) for a in perfect]
+    proxy_change = (reward_model.score(questions, edited) - reward_model.score(questions, perfect)).cpu().numpy()
+    gold_change = gold_scores(questions, edited) - gold_scores(questions, perfect)
+    changes[name] = mean_interval(proxy_change), mean_interval(gold_change)
+pd.DataFrame(
+    {
+        name: {"proxy": p.estimate, "proxy low": p.low, "proxy high": p.high, "gold": g.estimate}
+        for name, (p, g) in changes.items()
+    }
+).T.round(2)
+
+# %% tags=["nbval-check-output"]
+flattered, padded_first = changes["flattered first"][0], changes["padded"][0]
+check(
+    "an answer to another question costs most",
+    min(changes, key=lambda name: changes[name][0].estimate) == "another question's",
+)
+check("the proxy minds padding, and does not mind flattery", padded_first.high < 0 < flattered.high)
+
+# %% [markdown]
+# Gold takes points off for flattery and padding alike. The proxy tells them apart, because the panel does: one busy annotator enjoys praise. A policy that looks for
+# a high score will find that out.
+#
+# ### Your turn: fool it
+# *Difficulty 2 of 3, about 10 minutes.* Write an answer to this question that the proxy scores above the perfect one and the rubric far below. There is no single solution; the
+# cell tells you how far you got.
+#
+# <details><summary>Hint</summary>Start from the perfect answer and read the table above.</details>
+
+# %%
+QUESTION = "What is a KV cache?"
+MY_ANSWER = "A KV cache is a cache."
+
+best = reference_answer(read(QUESTION))
+for name, text in {"perfect": best, "yours": MY_ANSWER}.items():
+    proxy, gold = reward_model.score([QUESTION], [text]).item(), gold_scores([QUESTION], [text])[0]
+    print(f"{name:<8} proxy {proxy:+.2f}  gold {gold:+.2f}  {text}")
+
+# %% [markdown]
+# Now write it down, before notebook 04 shows it: **if a policy does all it can to please this reward model, what will its answers look like?**
+
+# %%
+PREDICTED_HACK = "(your prediction)"
+print(PREDICTED_HACK)
+
+# %% [markdown]
+# ## Keep it
+
+# %%
+folder = save(reward_model.model, tokenizer, outputs() / "checkpoints" / "reward")
+again = RewardModel.load(folder, device=DEVICE)
+difference = (again.score(questions, perfect) - reward_model.score(questions, perfect)).abs().max().item()
+print(
+    f"saved {folder.parent.name}/{folder.name}; the largest change of a score by saving in half precision: {difference:.3f}"
+)
+
+# %% tags=["nbval-check-output"]
+check("the saved reward model gives the same scores to 0.1", difference < 0.1)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Recap
+#
+# - A reward model is a language model's trunk with one linear output, read at the last real token.
+# - $L^{BT} = -\log\sigma(r_c - r_r)$ makes the choices that people made likely. Only differences count; we center the scores afterwards.
+# - One epoch. The Bayes ceiling says how good a model of noisy labels could be at best.
+# - Pairs share their prompt; off-prompt answers teach the model to look at it.
+# - Unbiased noise averages out. Bias is learned like everything else, and the loss curve does not show it.
+#
+# **Discuss:** you have a budget for 12,000 labels. Would you rather have one careful annotator for all of them, or five different ones? What could you measure in either case?
+#
+# **Further reading:** Ouyang et al. 2022, section 3.5. Stiennon et al. 2020, *Learning to summarize from human feedback*, appendix B. Liu et al. 2025, *RRM: Robust reward
+# model training mitigates reward hacking*. Next: [04, PPO](04_ppo.ipynb).
