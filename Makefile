@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab check data store lock
+.PHONY: help course test lab check data results store lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ check: $(READY) ## lint and unit tests only
 
 data: $(READY) ## rebuild everything in data/
 	$(BIN)/python -m picollm_lite.build
+
+results: $(READY) ## run the course with five seeds (45 minutes) and write data/results.md
+	$(BIN)/python -m picollm_lite.results $(if $(ONLY),--only $(ONLY))
 
 store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and store the outputs
 	@$(COURSE) --store

@@ -58,7 +58,7 @@ DEVICE = start(SEED)
 #   KL penalty keeps it near the SFT model.
 # - **DPO**: learns from the same pairs with no reward model and no sampling.
 #
-# One small model, 1.0 million parameters, goes through all of it. Notebooks 00 and 01 are here; the others are being written.
+# One small model, 1.0 million parameters, goes through all of it. Notebooks 00, 01, 03, 04 and 05 are here; the others are being written.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The small world
@@ -157,7 +157,7 @@ def gold_total(criteria):
 
 # %%
 models = {}
-for stage in ("base", "sft"):
+for stage in ("base", "sft", "ppo", "dpo"):
     folder = checkpoint(stage)
     models[stage], tokenizer = load_policy(folder, device=DEVICE)
     print(
@@ -165,7 +165,7 @@ for stage in ("base", "sft"):
     )
 
 # %% [markdown]
-# Ask both the same thing. Change the question and the temperature and run the cell again: any question that names a concept of
+# Ask all four the same thing. Change the question and the temperature and run the cell again: any question that names a concept of
 # the bank will do. With the same seed you get the same answers.
 
 # %% slideshow={"slide_type": "slide"}
@@ -180,18 +180,18 @@ show_answers(
 
 # %% [markdown]
 # The base model knows a good deal about tokens and models, as you will see in notebook 01, but it does not know that it was
-# asked something, and it does not know how to stop. The SFT model answers in the form it was shown.
+# asked something, and it does not know how to stop. The SFT model answers in the form it was shown; the two after it were told which answers are better.
 #
 # ### Exercise: who wrote it?
-# *Difficulty 1 of 3, about 5 minutes.* Here are a few answers of both models. Write a rule that tells, for a list of answers, which
+# *Difficulty 1 of 3, about 5 minutes.* Here are a few answers of the base and the SFT model. Write a rule that tells, for a list of answers, which
 # model wrote each: return a list of `"base"` and `"sft"`. It is judged on answers like these, but not these.
 #
 # <details><summary>Hint</summary>Where does each answer end? Is that alone enough, when a text that runs on can be cut off anywhere?</details>
 
 # %%
 questions = ["What is an embedding?", "Define DPO and say why it matters.", "Use one analogy to explain dropout."]
-for name, model in models.items():
-    for text in answer(model, tokenizer, questions, seed=SEED):
+for name in ("base", "sft"):
+    for text in answer(models[name], tokenizer, questions, seed=SEED):
         print(f"{name:<5} {text}\n")
 
 
@@ -220,17 +220,20 @@ for name, model in models.items():
     suite[name] = gold_scores(
         suite.prompt, answer(model, tokenizer, list(suite.prompt), temperature=TEMPERATURE, seed=SEED)
     )
-suite.groupby("split", sort=False)[["base", "sft"]].agg("mean").round(2).assign(prompts=suite.groupby("split").size())
+suite.groupby("split", sort=False)[list(models)].agg("mean").round(2).assign(prompts=suite.groupby("split").size())
 
 # %%
-sft_gold = mean_interval(suite.sft)
-base_gold = mean_interval(suite.base)
-print(f"base {base_gold.estimate:+.2f}, 95 % interval [{base_gold.low:+.2f}, {base_gold.high:+.2f}]")
-print(f"sft  {sft_gold.estimate:+.2f}, 95 % interval [{sft_gold.low:+.2f}, {sft_gold.high:+.2f}]")
+gold_of = {name: mean_interval(suite[name]) for name in models}
+for name, gold in gold_of.items():
+    print(f"{name:<5} {gold.estimate:+.2f}, 95 % interval [{gold.low:+.2f}, {gold.high:+.2f}]")
 
 # %% tags=["nbval-check-output"]
-check("SFT answers the suite better than base", sft_gold.low > base_gold.high)
-check("SFT is far from perfect: the upper end of its interval is below +1", sft_gold.high < 1.0)
+check("SFT answers the suite better than base", gold_of["sft"].low > gold_of["base"].high)
+check("SFT is far from perfect: the upper end of its interval is below +1", gold_of["sft"].high < 1.0)
+check(
+    "PPO and DPO, which start from SFT, come out above it",
+    min(gold_of["ppo"].estimate, gold_of["dpo"].estimate) > gold_of["sft"].estimate,
+)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # Why is SFT so far from +2? Because it imitates, and what it imitates is mixed: more than half of the demonstrations have something wrong with

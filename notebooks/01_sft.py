@@ -49,7 +49,7 @@ from picollm_lite.ui.setup import start
 
 # %%
 SEED = 0
-EPOCHS = 4
+EPOCHS = 2
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 N_VAL = 200  # demonstrations kept out of training

@@ -64,7 +64,8 @@ DEVICE = start(SEED)
 # %%
 preferences, held_out = load_preferences(PREFERENCES), load_preferences(PREFERENCES_TEST)
 print(f"{len(preferences):,} pairs to train on, {len(held_out):,} kept out, on other prompts")
-for row in preferences.select(range(2)):
+annotators = list(preferences["annotator"])
+for row in preferences.select([annotators.index("careful"), annotators.index("flattered")]):
     print(f"\n{row['annotator']} was asked: {row['prompt'][-1]['content']}")
     print(f"  chosen    {row['chosen'][-1]['content']}\n  rejected  {row['rejected'][-1]['content']}")
 
@@ -329,7 +330,7 @@ check("the proxy minds padding, and does not mind flattery", padded_first.high <
 
 # %%
 QUESTION = "What is a KV cache?"
-MY_ANSWER = "A KV cache is a cache."
+MY_ANSWER = "I do not know."
 
 best = reference_answer(read(QUESTION))
 for name, text in {"perfect": best, "yours": MY_ANSWER}.items():

@@ -53,12 +53,14 @@ from picollm_lite.world.rubric import judge_sentences
 SEED = 0
 STEPS = 40
 BATCH_SIZE = 128
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 1e-4
+SWEEP_LEARNING_RATE = 2e-4  # twice as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.1, 0.005, 1.0
 WEAK_STEPS, STRONG_STEPS = 50, 15
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
+LAB_STEPS = 12
 DEVICE = start(SEED)
 
 # %%
@@ -172,12 +174,8 @@ r_t = -KL_COEF * (logp - ref_logp) * mask  # (B, T)
 last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)  # (B,): the last response token
 r_t[torch.arange(4), last] += final
 torch.testing.assert_close(shape_rewards(final, logp, ref_logp, mask, kl_coef=KL_COEF), r_t)
-print(
-    "scores",
-    [round(x, 2) for x in final.tolist()],
-    "| rewards of the second answer:",
-    [round(x, 2) for x in r_t[1][mask[1]].tolist()],
-)
+print("scores", [round(x, 2) for x in final.tolist()])
+print("last rewards of the second answer:", [round(x, 2) for x in r_t[1][mask[1]].tolist()[-4:]])
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Advantages
@@ -212,7 +210,7 @@ A, R = gae(r_t, V, mask, gamma=GAMMA, lam=LAM)
 for row in range(4):
     torch.testing.assert_close(advantages(r_t[row][mask[row]], V[row][mask[row]], GAMMA, LAM), A[row][mask[row]])
 torch.testing.assert_close(R, A + V)
-print("advantages of the second answer, first to last token:", [round(x, 2) for x in A[1][mask[1]].tolist()])
+print("advantages of the second answer, every fourth token:", [round(x, 2) for x in A[1][mask[1]].tolist()[::4]])
 
 # %% [markdown]
 # See how the score at the end reaches back to the first token, fading on the way. Before use, advantages are **whitened** over the batch: mean 0 and variance 1 over the response tokens, so that the size of a step does not
@@ -284,7 +282,7 @@ def gold_fn(prompts, responses):
     return torch.tensor(gold_scores(prompts, responses))
 
 
-def train(model, steps, kl_coef, title):
+def train(model, steps, kl_coef, learning_rate, title):
     """One PPO run; an interrupt keeps what has been trained so far."""
     records, panel = [], TextPanel(title)
     run = ppo.train(
@@ -296,7 +294,7 @@ def train(model, steps, kl_coef, title):
         gold_fn=gold_fn,
         steps=steps,
         batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
+        learning_rate=learning_rate,
         kl_coef=kl_coef,
         unfinished_score=UNFINISHED_SCORE,
         seed=SEED,
@@ -314,7 +312,7 @@ def train(model, steps, kl_coef, title):
 
 
 # %%
-main = train(policy, STEPS, KL_COEF, "ppo")
+main = train(policy, STEPS, KL_COEF, LEARNING_RATE, "ppo")
 
 
 # %% slideshow={"slide_type": "slide"}
@@ -388,15 +386,15 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# The same run twice more: once with a strong penalty, once with hardly any.
+# Two more runs, with twice the learning rate: one with a strong penalty, one with hardly any.
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
 
 # %%
 strong_policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
-strong = train(strong_policy, STRONG_STEPS, STRONG_KL_COEF, f"ppo, kl_coef {STRONG_KL_COEF}")
+strong = train(strong_policy, STRONG_STEPS, STRONG_KL_COEF, SWEEP_LEARNING_RATE, f"ppo, kl_coef {STRONG_KL_COEF}")
 weak_policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
-weak = train(weak_policy, WEAK_STEPS, WEAK_KL_COEF, f"ppo, kl_coef {WEAK_KL_COEF}")
+weak = train(weak_policy, WEAK_STEPS, WEAK_KL_COEF, SWEEP_LEARNING_RATE, f"ppo, kl_coef {WEAK_KL_COEF}")
 
 # %% slideshow={"slide_type": "slide"}
 weak_steps = [record.step for record in weak]
@@ -434,7 +432,9 @@ check(
 )
 check("weak penalty: the proxy goes on rising while gold falls", weak_proxy.iloc[-1] > weak_proxy[peak])
 check("weak penalty: most answers flatter", flattering(weak_texts) > 0.5)
-check("a strong penalty keeps the policy nearest to SFT", strong[-1].kl < main[-1].kl < weak[-1].kl)
+check(
+    "after as many steps the strong penalty has kept the policy nearer to SFT", strong[-1].kl < weak[len(strong) - 1].kl
+)
 
 # %% [markdown]
 # This is **over-optimization**, Goodhart's law at work: when a measure becomes a target, it ceases to be a good measure. The proxy says that things are going ever better. Only gold shows that they are not, and in real life you do
@@ -451,32 +451,28 @@ check("a strong penalty keeps the policy nearest to SFT", strong[-1].kl < main[-
 # It rises while there is something real to learn, and falls when what is left to gain is the proxy's mistakes. We fit $\alpha$ and $\beta_{RL}$ to the points of all three runs.
 
 # %% slideshow={"slide_type": "slide"}
-runs = [*strong, *main, *weak]
-d = np.sqrt(np.maximum([r.kl for r in runs], 0))
-gained = np.array([r.gold for r in runs]) - np.mean([run[0].gold for run in (strong, main, weak)])
-alpha, beta_rl = overoptimization_fit(d, gained)
-order = np.argsort(d)
+runs = {"strong": strong, "main": main, "weak": weak}
+d = {name: np.sqrt([max(r.kl, 0) for r in run]) for name, run in runs.items()}
+gold = {name: np.array([r.gold for r in run]) for name, run in runs.items()}
+at_start = np.mean([run[0] for run in gold.values()])
+alpha, beta_rl = overoptimization_fit(np.concatenate(list(d.values())), np.concatenate(list(gold.values())) - at_start)
+line = np.linspace(0.01, max(map(max, d.values())), 200)
+points = {f"gold, {name}": (d[name], gold[name]) for name in runs}
+points["proxy, weak"] = d["weak"], [r.proxy for r in weak]
 figure = plots.scatter_with_curve(
-    {
-        f"kl_coef {run[0].kl_coef:g}": (np.sqrt(np.maximum([r.kl for r in run], 0)), [r.gold for r in run])
-        for run in (strong, main, weak)
-    },
-    curve=(
-        d[order],
-        np.mean([run[0].gold for run in (strong, main, weak)])
-        + d[order] * (alpha - beta_rl * np.log(np.maximum(d[order], 1e-9))),
-    ),
+    points,
+    curve=(line, at_start + line * (alpha - beta_rl * np.log(line))),
     xlabel="distance, square root of KL",
-    ylabel="gold of the training batch",
+    ylabel="mean reward of a batch",
 )
-plots.show(figure, alt="Gold against the square root of KL for three penalties, with the fitted curve: up, then down")
+plots.show(
+    figure,
+    alt="Gold against the square root of KL for three penalties, with the fitted curve: up, then down; the weak run's proxy rises",
+)
 
 # %%
-print(
-    f"alpha {alpha:.2f}, beta_RL {beta_rl:.2f}; the fitted curve peaks at a KL of {np.exp(alpha / beta_rl - 1) ** 2:.1f} nats"
-    if beta_rl > 0
-    else "no peak in this range"
-)
+peak_kl = np.exp(alpha / beta_rl - 1) ** 2  # where the fitted curve is level
+print(f"alpha {alpha:.2f}, beta_RL {beta_rl:.2f}: the fitted gold peaks at a KL of {peak_kl:.1f} nats an answer")
 
 # %% tags=["nbval-check-output"]
 check("the fitted curve bends down: beta_RL is positive", beta_rl > 0)
@@ -522,37 +518,26 @@ print("log-probs written down while sampling at 1.3 equal those of a second pass
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Find the bug: answers that run on
 #
-# Another colleague trains with a reward that counts facts: one point for each sentence. Within a few steps most answers no longer end. The reward function is what it should be. What is missing?
+# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a few steps hardly any answer *ends*. What is missing?
 
 
 # %%
-def sentences(prompts, responses):
-    """A reward that grows with length: the number of sentences."""
-    return torch.tensor([float(text.count(".")) for text in responses])
+def wordy(prompts, responses):
+    """A reward that grows with length: one point for every six words beyond 24."""
+    return torch.tensor([(len(text.split()) - 24) / 6 for text in responses])
 
 
 def finished_after(steps, unfinished_score):
-    """Share of finished answers over a short run, first and last step."""
+    """Share of finished answers in the first and in the last batch of a short run."""
     model, _ = load_policy(checkpoint("sft"), device=DEVICE)
-    run = ppo.train(
-        model,
-        sentences,
-        prompts,
-        tokenizer=tokenizer,
-        ref=ref,
-        steps=steps,
-        batch_size=64,
-        learning_rate=1e-3,
-        kl_coef=0.01,
-        unfinished_score=unfinished_score,
-        seed=SEED,
-    )
+    settings = {"steps": steps, "batch_size": 64, "learning_rate": 3e-4, "kl_coef": 0.05, "seed": SEED}
+    run = ppo.train(model, wordy, prompts, tokenizer=tokenizer, ref=ref, unfinished_score=unfinished_score, **settings)
     shares = [record.finished for record in run]
     return shares[0], shares[-1]
 
 
-without = finished_after(10, None)
-print(f"finished answers: {without[0]:.0%} at first, {without[1]:.0%} after 10 steps")
+without = finished_after(LAB_STEPS, None)
+print(f"finished answers: {without[0]:.0%} at first, {without[1]:.0%} after {LAB_STEPS} steps")
 
 # %% [markdown]
 # An answer that is cut off at the limit is scored as if it had ended there, and the longest answers are the ones that are cut off. The usual rule: an answer that never ended gets a fixed low score, whatever it says.
@@ -569,8 +554,10 @@ def final_scores(scores, finished, penalty):
 
 # %%
 torch.testing.assert_close(final_scores(scores, sample.finished.cpu(), UNFINISHED_SCORE), final.cpu())
-with_penalty = finished_after(10, UNFINISHED_SCORE)
-print(f"finished answers with the penalty: {with_penalty[0]:.0%} at first, {with_penalty[1]:.0%} after 10 steps")
+with_penalty = finished_after(LAB_STEPS, UNFINISHED_SCORE)
+print(
+    f"finished answers with the penalty: {with_penalty[0]:.0%} at first, {with_penalty[1]:.0%} after {LAB_STEPS} steps"
+)
 
 # %% tags=["nbval-check-output"]
 check("without the penalty fewer answers end than before", without[1] < without[0] - 0.1)

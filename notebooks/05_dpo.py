@@ -39,7 +39,7 @@ from picollm_lite.evaluation.metrics import gold_scores, mean_interval, paired_w
 from picollm_lite.kernels import losses
 from picollm_lite.kernels.losses import dpo_loss, ipo_loss
 from picollm_lite.models import RewardModel, load_policy, save
-from picollm_lite.paths import PREFERENCES, SUITE, checkpoint, outputs
+from picollm_lite.paths import PREFERENCES, PREFERENCES_TEST, SUITE, checkpoint, outputs
 from picollm_lite.scoring import response_logprobs
 from picollm_lite.stages import dpo
 from picollm_lite.ui import plots
@@ -64,7 +64,8 @@ policy, tokenizer = load_policy(checkpoint("sft"), device=DEVICE)
 ref, _ = load_policy(checkpoint("sft"), device=DEVICE)  # the reference: it stays as it is
 pairs = encode_pairs(load_preferences(PREFERENCES).select(range(N_PAIRS)), tokenizer)
 questions = list(load_suite(SUITE)["prompt"])
-print(f"{len(pairs):,} pairs")
+held_out = encode_pairs(load_preferences(PREFERENCES_TEST), tokenizer)
+print(f"{len(pairs):,} pairs to train on, {len(held_out):,} kept out")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## From the RLHF objective to a loss on pairs
@@ -159,9 +160,13 @@ def my_dpo_loss(policy_chosen_logp, policy_rejected_logp, ref_chosen_logp, ref_r
 
 
 # %%
-shifted = (policy_chosen_logp + 1.0, policy_rejected_logp - 2.0, ref_chosen_logp, ref_rejected_logp)
+steps_down = torch.tensor([0.0, 2.0, 4.0, 8.0], device=DEVICE)  # rejected answers lose this much, chosen ones 1 nat
+shifted = (policy_chosen_logp - 1.0, policy_rejected_logp - steps_down, ref_chosen_logp, ref_rejected_logp)
 torch.testing.assert_close(my_dpo_loss(*shifted, BETA), dpo_loss(*shifted, beta=BETA).losses)
-print("chosen 1 nat up, rejected 2 down: loss", [round(x, 4) for x in dpo_loss(*shifted, beta=BETA).losses.tolist()])
+print(
+    "chosen 1 nat down, rejected 0, 2, 4 and 8: loss",
+    [round(x, 4) for x in dpo_loss(*shifted, beta=BETA).losses.tolist()],
+)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## What the gradient does
@@ -214,7 +219,7 @@ plots.show(
 )
 
 # %% [markdown]
-# The picture shows what each member wants: DPO is never satisfied, hinge is at a margin of 1, cDPO and IPO turn up again: a margin can be too large. Now the whole family on the same four pairs:
+# The picture shows what each member wants: DPO is never satisfied, hinge is at a margin of 1, cDPO and IPO turn up again: a margin can be too large. Now the whole family on the four pairs, from the smallest margin to the largest:
 
 # %%
 logp = dpo.PairLogprobs(*shifted, n_chosen, n_rejected)
@@ -296,11 +301,10 @@ plots.show(
 # This is **likelihood displacement**, and it is expected. The loss sees only the margin, and it is as content with "chosen down a little, rejected down a lot" as with "chosen up". Chosen and rejected answers to one prompt are alike, they share many tokens,
 # and pushing the rejected one down takes the other with it. What is gained where both lose? Answers that are in neither: that may be the better ones, or nonsense. So watch it.
 #
-# The same numbers on all training pairs at once, before and after:
+# The same on pairs that were kept out, before and after:
 
 # %%
 with torch.no_grad():
-    some = pairs[:512]
     chosen_change, rejected_change = (
         (
             response_logprobs(policy, side, tokenizer.pad_token_id).total
@@ -308,7 +312,7 @@ with torch.no_grad():
         )
         .cpu()
         .numpy()
-        for side in ([pair.chosen for pair in some], [pair.rejected for pair in some])
+        for side in ([pair.chosen for pair in held_out], [pair.rejected for pair in held_out])
     )
 chosen_shift, rejected_shift = mean_interval(chosen_change), mean_interval(rejected_change)
 for name, shift in {"chosen": chosen_shift, "rejected": rejected_shift}.items():

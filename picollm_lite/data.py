@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from picollm_lite.chat import Encoded, encode_conversation
+from picollm_lite.chat import Encoded, encode_conversation, encode_prompt
 
 ROLES = ("system", "user", "assistant")
 
@@ -136,16 +136,15 @@ def encode_pairs(preferences: Dataset, tokenizer: PreTrainedTokenizerBase, *, ma
         zip(preferences["prompt"], preferences["chosen"], preferences["rejected"], strict=True)
     ):
         try:
-            chosen, rejected = (encode_conversation(tokenizer, [*prompt, *side]) for side in sides)
+            chosen, rejected = (_encode_side(tokenizer, prompt, side, max_length) for side in sides)
         except ValueError as error:
             raise ValueError(f"pair {row}: {error}") from None
-        pair = Pair(_cut(chosen, max_length), _cut(rejected, max_length))
-        if pair.chosen.tokens == pair.rejected.tokens:
+        if chosen.tokens == rejected.tokens:
             dropped["the same on both sides"] += 1
-        elif not (any(pair.chosen.response_mask) and any(pair.rejected.response_mask)):
+        elif not (any(chosen.response_mask) and any(rejected.response_mask)):
             dropped["without a response on one side"] += 1
         else:
-            pairs.append(pair)
+            pairs.append(Pair(chosen, rejected))
     if dropped:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         warnings.warn(
@@ -236,8 +235,13 @@ def _preference(row: object, where: str) -> dict:
     return row
 
 
-def _cut(example: Encoded, max_length: int) -> Encoded:
-    return Encoded(example.tokens[:max_length], example.response_mask[:max_length])
+def _encode_side(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[dict], side: Sequence[dict], max_length: int
+) -> Encoded:
+    """Only what answers the prompt counts: earlier assistant turns belong to the prompt."""
+    tokens, mask = encode_conversation(tokenizer, [*prompt, *side])
+    start = len(encode_prompt(tokenizer, prompt))
+    return Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])])
 
 
 def check_messages(messages: Sequence[object], where: str) -> None:

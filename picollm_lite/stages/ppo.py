@@ -38,7 +38,7 @@ class PPOConfig:
     batch_size: int = 128  # answers a step
     minibatch_size: int = 64
     epochs: int = 2  # over each batch
-    learning_rate: float = 2e-4  # warmup, then linear decay to zero
+    learning_rate: float = 1e-4  # warmup, then linear decay to zero
     critic_learning_rate: float = 1e-3
     warmup: float = 0.1  # share of the steps
     kl_coef: float = 0.1

@@ -12,9 +12,9 @@ SOURCE = Path(__file__).parents[2] / PACKAGE
 FLOORS = (
     {"paths"},
     {"kernels", "world"},
-    {"chat", "models", "data"},
+    {"chat", "models", "data", "scoring"},
     {"stages", "evaluation"},
-    {"ui", "build", "course"},
+    {"ui", "build", "course", "results"},
 )
 ROOMS = {"kernels", "world", "stages", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}

@@ -1,13 +1,25 @@
-"""A tokenizer and models so small that a test builds its own."""
+"""A tokenizer, models and pairs so small that a test builds its own."""
+
+from copy import deepcopy
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS
+from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, encode_conversation, user
+from picollm_lite.data import Pair
+from picollm_lite.stages import sft
 
 TEXTS = ["What is a token?", "A token is a unit of text.", "Be brief.", "Why?", "It splits words.", "Thanks."]
+CHOICES = [  # a question, the better answer, the worse one
+    ("What is a token?", "A token is a unit of text.", "Thanks."),
+    ("Why?", "It splits words.", "Why? Be brief. Why? Be brief."),
+    ("Be brief. What is a token?", "A unit.", "It is a token."),
+    ("What is a unit of text?", "A token.", "It splits words. Thanks."),
+    ("Why is it a token? Be brief.", "Thanks. It is a token. A token is a unit.", "Why?"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +47,7 @@ def tokenizer():
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model(tokenizer):
     """A random Llama over that tokenizer's tokens; the same seed gives the same weights."""
 
@@ -48,3 +60,40 @@ def tiny_model(tokenizer):
         return LlamaForCausalLM(LlamaConfig(**settings, **ids)).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encode(tokenizer):
+    """A question and its answer as tokens."""
+    return lambda question, answer: encode_conversation(
+        tokenizer, [*user(question), {"role": "assistant", "content": answer}]
+    )
+
+
+@pytest.fixture(scope="session")
+def pairs(encode):
+    """CHOICES as tokens."""
+    return [Pair(encode(question, better), encode(question, worse)) for question, better, worse in CHOICES]
+
+
+@pytest.fixture(scope="session")
+def taught(tokenizer, tiny_model, pairs):
+    """A tiny policy after a little SFT: most of its answers end, at different lengths. Each call gives a new copy."""
+    model, demos = tiny_model(), [pair.chosen for pair in pairs]
+    for _ in sft.train(model, demos, pad_token_id=tokenizer.pad_token_id, epochs=12, batch_size=8, learning_rate=0.03):
+        pass
+    return lambda: deepcopy(model)
+
+
+@pytest.fixture
+def applied_norms():
+    """The norm of the gradient that each optimizer step was given: after clipping."""
+    norms = []
+
+    def note(optimizer, args, kwargs):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+
+    hook = register_optimizer_step_pre_hook(note)
+    yield norms
+    hook.remove()

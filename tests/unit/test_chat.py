@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateError
 from tokenizers.processors import TemplateProcessing
 
 from picollm_lite import chat
-from picollm_lite.chat import SPECIAL_TOKENS, answer, encode_conversation, encode_prompt, user
+from picollm_lite.chat import SPECIAL_TOKENS, answer, encode_conversation, encode_prompt, respond, user
 from picollm_lite.kernels.rollout import Rollout
 
 
@@ -219,3 +219,35 @@ def test_system_messages_add_up_and_need_a_user(tokenizer):
     assert text == "<|bos|><|user_start|>Be brief.\n\nThanks.\n\nWhy?<|user_end|>"
     with pytest.raises(Exception, match="a system message needs a user message after it"):
         tokenizer.apply_chat_template(system, tokenize=False)
+
+
+def test_responses_are_the_answers_with_the_tokens_behind_them(tokenizer, tiny_model):
+    model = tiny_model()
+    for options in ({"temperature": 0}, {"temperature": 1.0, "seed": 3}, {"temperature": 0.5, "seed": 3}):
+        sample, texts = respond(model, tokenizer, QUESTIONS, max_new_tokens=8, **options)
+        assert texts == answer(model, tokenizer, QUESTIONS, max_new_tokens=8, **options)
+        P = sample.tokens.shape[1] - sample.response_mask.shape[1]
+        for row, question in enumerate(QUESTIONS):
+            given = sample.tokens[row, :P][sample.attention_mask[row, :P]]
+            said = sample.tokens[row, P:][sample.response_mask[row]]
+            assert given.tolist() == encode_prompt(tokenizer, user(question))
+            assert tokenizer.decode(said, skip_special_tokens=True) == texts[row]
+            assert sample.finished[row] == (said[-1] == tokenizer.eos_token_id)
+
+
+def test_the_log_probs_of_responses_are_at_the_temperature_that_sampled_them(tokenizer, tiny_model):
+    model = tiny_model()
+    for temperature in (1.0, 0.5):
+        sample, _ = respond(model, tokenizer, ["Why?"], temperature=temperature, max_new_tokens=4)
+        T = sample.response_mask.shape[1]
+        logits = model(input_ids=sample.tokens).logits[0, -T - 1 : -1] / temperature
+        wanted = logits.log_softmax(-1).gather(1, sample.tokens[0, -T:, None]).squeeze(1)
+        torch.testing.assert_close(sample.logp[0], wanted, rtol=0, atol=1e-5)
+
+
+def test_responses_know_which_answers_ended(tokenizer, taught):
+    sample, texts = respond(taught(), tokenizer, QUESTIONS * 8, max_new_tokens=5)
+    assert sample.finished.any() and not sample.finished.all()
+    lengths = sample.response_mask.sum(1)
+    assert (lengths[~sample.finished] == 5).all() and (lengths <= 5).all()
+    assert len(texts) == 24 and not any("<|" in text for text in texts)

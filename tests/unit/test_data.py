@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from picollm_lite.chat import Encoded, encode_conversation
 from picollm_lite.data import (
+    Pair,
     collate,
     encode_demos,
+    encode_pairs,
     length_bucketed_batches,
     load_demos,
+    load_preferences,
     load_suite,
+    pair_lengths,
     read_jsonl,
     write_jsonl,
 )
@@ -195,7 +199,7 @@ def test_a_file_without_lines_is_named(write, content):
         load_demos(path)
 
 
-@pytest.mark.parametrize("load", [load_demos, load_suite])
+@pytest.mark.parametrize("load", [load_demos, load_preferences, load_suite])
 def test_a_missing_file_is_named(tmp_path, load):
     for path in (tmp_path / "gone.jsonl", tmp_path):
         with pytest.raises(FileNotFoundError, match=rf"^no file at {path}: check the path, or run `make data`"):
@@ -300,3 +304,173 @@ def test_batches_waste_little():
 def test_a_batch_needs_a_row(batch_size):
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
         length_bucketed_batches([1, 2], batch_size, seed=0)
+
+
+BETTER, WORSE = message("assistant", "A unit of text."), message("assistant", "Thanks.")
+TALK = [message("system", "Be brief."), USER, ASSISTANT, message("user", "Why?")]
+PREFERENCE = {"prompt": [USER], "chosen": [BETTER], "rejected": [WORSE]}
+
+
+def preferences(path):
+    """The three columns of every row."""
+    rows = load_preferences(path)
+    return [[plain(rows[side][i]) for side in ("prompt", "chosen", "rejected")] for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("prompt", [[USER], TALK], ids=["one question", "a conversation"])
+def test_a_prompt_may_stand_apart_or_at_the_head_of_both_sides(write, prompt):
+    apart = {"prompt": prompt, "chosen": [BETTER], "rejected": [WORSE]}
+    inside = {"chosen": [*prompt, BETTER], "rejected": [*prompt, WORSE]}
+    assert preferences(write([apart, inside])) == [[prompt, [BETTER], [WORSE]]] * 2
+
+
+def test_sides_may_part_before_their_last_message(write):
+    """Only what both begin with is the prompt, and an answer is never part of it, even if both sides give it."""
+    other = [message("user", "Thanks."), WORSE]
+    row = {"chosen": [USER, ASSISTANT, message("user", "Why?"), BETTER], "rejected": [USER, ASSISTANT, *other]}
+    same = {"chosen": [USER, BETTER], "rejected": [USER, BETTER]}
+    longer = {"chosen": [USER, BETTER], "rejected": [USER, BETTER, *other]}
+    assert preferences(write([row, same, longer])) == [
+        [[USER, ASSISTANT], [message("user", "Why?"), BETTER], other],
+        [[USER], [BETTER], [BETTER]],
+        [[USER], [BETTER], [BETTER, *other]],
+    ]
+
+
+def test_other_columns_of_preferences_are_kept_and_filled_with_none(write):
+    rows = [{"id": "a", **PREFERENCE}, {**PREFERENCE, "annotator": "careful", "gold_chosen": 2.0}]
+    loaded = load_preferences(write(rows))
+    assert sorted(loaded.column_names) == ["annotator", "chosen", "gold_chosen", "id", "prompt", "rejected"]
+    assert loaded["id"][:] == ["a", None] and loaded["annotator"][:] == [None, "careful"]
+    assert loaded["gold_chosen"][:] == [None, 2.0]
+
+
+BROKEN_PREFERENCES = {
+    "an array": (TURN, ": expected an object with a list of messages as `chosen` and one as `rejected`"),
+    "a number": (3, ": expected an object with a list"),
+    "no rejected": ({"prompt": [USER], "chosen": [BETTER]}, ": expected an object with a list"),
+    "no chosen": ({"prompt": [USER], "rejected": [WORSE]}, ": expected an object with a list"),
+    "plain texts": ({"prompt": "What?", "chosen": "A", "rejected": "B"}, ": expected an object with a list"),
+    "a text as prompt": ({**PREFERENCE, "prompt": "What?"}, ": expected a list of messages as `prompt`, got str"),
+    "null as prompt": ({**PREFERENCE, "prompt": None}, ": expected a list of messages as `prompt`, got NoneType"),
+    "empty prompt": ({**PREFERENCE, "prompt": []}, ": `chosen` must answer a prompt, and end with the assistant's"),
+    "nothing shared": ({"chosen": [USER, BETTER], "rejected": [message(), WORSE]}, ": `chosen` must answer a prompt"),
+    "empty chosen": ({**PREFERENCE, "chosen": []}, ": `chosen` must answer a prompt"),
+    "empty rejected": ({**PREFERENCE, "rejected": []}, ": `rejected` must answer a prompt"),
+    "two empty sides": ({"chosen": [], "rejected": []}, ", chosen: the conversation is empty"),
+    "chosen by the user": ({**PREFERENCE, "chosen": [message()]}, ": `chosen` must answer a prompt, and end with"),
+    "rejected by the user": ({**PREFERENCE, "rejected": [WORSE, message()]}, ": `rejected` must answer a prompt"),
+    "a role": ({**PREFERENCE, "prompt": [message("bot")]}, ", chosen: message 1 has the unknown role 'bot'"),
+    "a blank": (
+        {**PREFERENCE, "rejected": [message("assistant", " ")]},
+        r", rejected: message 2 \(assistant\) is empty",
+    ),
+    "bare texts": ({**PREFERENCE, "chosen": ["A unit."]}, ", chosen: message 2 must be an object with `role`"),
+    "a bare prompt": ({**PREFERENCE, "prompt": ["What?"]}, ", chosen: message 1 must be an object with `role`"),
+}
+
+
+@pytest.mark.parametrize(("row", "error"), BROKEN_PREFERENCES.values(), ids=BROKEN_PREFERENCES.keys())
+def test_a_broken_preference_is_named_with_its_file_and_line(write, row, error):
+    path = write([PREFERENCE, PREFERENCE, row, PREFERENCE])
+    with pytest.raises(ValueError, match=rf"^{path}:3{error}") as raised:
+        load_preferences(path)
+    assert "\n" not in str(raised.value)
+
+
+def preferences_of(*rows):
+    """(question, chosen, rejected) as a data set."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [message("user", question)],
+                "chosen": [message("assistant", chosen)],
+                "rejected": [message("assistant", rejected)],
+            }
+            for question, chosen, rejected in rows
+        ]
+    )
+
+
+def test_pairs_are_the_two_conversations_in_order(tokenizer, encode):
+    rows = [("What is a token?", "A unit.", "Thanks."), ("Why?", "It splits words.", "Why?")]
+    pairs = encode_pairs(preferences_of(*rows), tokenizer)
+    assert pairs == [Pair(encode(q, chosen), encode(q, rejected)) for q, chosen, rejected in rows]
+
+
+def test_a_pair_is_as_long_as_its_longer_side():
+    def of(length):
+        return Encoded([5] * length, [True] * length)
+
+    assert pair_lengths([Pair(of(3), of(5)), Pair(of(4), of(2)), Pair(of(1), of(1))]) == [5, 4, 1]
+    assert pair_lengths([]) == []
+
+
+def test_long_sides_are_cut_at_the_end(tokenizer, encode):
+    """9 tokens of prompt; of an answer of 7 and its end token, 3 are left at 12."""
+    whole = encode("What is a token?", "A token is a unit of")
+    (pair,) = encode_pairs(preferences_of(("What is a token?", "A token is a unit of", "It")), tokenizer, max_length=12)
+    assert pair.chosen == Encoded(whole.tokens[:12], [False] * 9 + [True] * 3)
+    assert pair.rejected == encode("What is a token?", "It")  # 11 tokens: whole, with its end token
+
+
+def test_pairs_that_teach_nothing_are_dropped_with_a_count(tokenizer, encode):
+    rows = [
+        ("Why?", "It splits words.", "Thanks."),
+        ("Why?", "Thanks.", "Thanks."),  # the same from the start
+        ("What is a token?", "A token is a unit", "A token is a token"),  # the same in the first 12 tokens
+        ("Be brief. Be brief. Be brief. Be brief.", "A", "It"),  # the prompt alone has more than 12
+        ("Why?", "A", "It"),
+    ]
+    with pytest.warns(UserWarning) as told:
+        pairs = encode_pairs(preferences_of(*rows), tokenizer, max_length=12)
+    assert [str(warning.message) for warning in told] == [
+        "dropped 3 of 5 pairs, cut at 12 tokens: 3 the same on both sides"
+    ]
+    assert told[0].filename == __file__  # the caller's line, not one of the package
+    assert pairs == [Pair(encode(q, chosen), encode(q, rejected)) for q, chosen, rejected in (rows[0], rows[4])]
+
+
+def test_a_side_without_a_response_after_the_cut_is_dropped(tokenizer):
+    """Where sides part with a user's turn, one may be cut within it: there is nothing of the assistant's to learn."""
+    turn = [message("user", "Be brief. Be brief. Be brief."), BETTER]
+    row = {"prompt": [USER], "chosen": [WORSE], "rejected": turn}
+    rows = Dataset.from_list([row, {**row, "chosen": turn, "rejected": [WORSE]}, PREFERENCE])
+    with pytest.warns(UserWarning, match="^dropped 2 of 3 pairs, cut at 14 tokens: 2 without a response on one side$"):
+        pairs = encode_pairs(rows, tokenizer, max_length=14)
+    assert len(pairs) == 1
+    assert len(encode_pairs(rows, tokenizer, max_length=40)) == 3
+
+
+def test_when_no_pair_is_left_there_is_an_error(tokenizer):
+    rows = preferences_of(("Why?", "Thanks.", "Thanks."))
+    with (
+        pytest.warns(UserWarning, match="dropped 1 of 1 pairs"),
+        pytest.raises(ValueError, match=r"^no pair is left to learn from at max_length=256: raise it"),
+    ):
+        encode_pairs(rows, tokenizer)
+
+
+def test_a_pair_that_cannot_be_encoded_is_named(tokenizer):
+    rows = preferences_of(("Why?", "A", "It"), ("Why?", "A", "It<|bos|>"))
+    with pytest.raises(ValueError, match=r"^pair 1: message 2 \(assistant\) holds the control token <\|bos\|>"):
+        encode_pairs(rows, tokenizer)
+
+
+def test_what_was_loaded_can_be_encoded(write, tokenizer):
+    rows = [{"id": "a", **PREFERENCE}, {"chosen": [*TURN, *TALK[1:2], BETTER], "rejected": [*TURN, *TALK[1:2], WORSE]}]
+    pairs = encode_pairs(load_preferences(write(rows)), tokenizer)
+    for pair, row in zip(pairs, rows, strict=True):
+        prompt = row.get("prompt", [])
+        assert pair.chosen.tokens == encode_conversation(tokenizer, [*prompt, *row["chosen"]]).tokens
+        assert pair.rejected.tokens == encode_conversation(tokenizer, [*prompt, *row["rejected"]]).tokens
+
+
+@pytest.mark.xfail(strict=True, reason="encode_pairs counts the assistant's turns in the prompt as response")
+def test_what_the_assistant_said_in_the_prompt_is_no_response(tokenizer):
+    """Both sides share it, so a mean over the response (SimPO, ORPO) would be diluted by it."""
+    rows = Dataset.from_list([{"prompt": TALK, "chosen": [BETTER], "rejected": [WORSE]}])
+    (pair,) = encode_pairs(rows, tokenizer)
+    for side, text in ((pair.chosen, BETTER), (pair.rejected, WORSE)):
+        written = [token for token, counts in zip(*side, strict=True) if counts]
+        assert tokenizer.decode(written) == text["content"] + "<|assistant_end|>"

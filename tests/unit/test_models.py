@@ -1,16 +1,31 @@
-"""Checkpoints: what is on disk, what comes back, what an interruption leaves, and what is refused in one line."""
+"""Checkpoints: what is on disk, what comes back, what an interruption leaves, and what is refused in one line.
+
+Reward and value models: whose weights they begin with, where they read their number, and that grouping changes none.
+"""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForSequenceClassification,
+)
 
-from picollm_lite import models
-from picollm_lite.models import best_device, load_policy, save
+from picollm_lite import models, scoring
+from picollm_lite.chat import Encoded
+from picollm_lite.models import RewardModel, ValueModel, best_device, load_policy, save
+from picollm_lite.stages.sampling import checked_scores
 
 IDS = torch.tensor([[0, 1, 40, 50, 60, 2, 3]])
 
@@ -285,3 +300,209 @@ def test_a_tokenizer_that_was_loaded_is_saved_as_it_was(tiny_model, tokenizer, t
     second = save(*load_policy(first, device="cpu"), tmp_path / "second")
     for name in ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+GROUPS = pytest.mark.parametrize("group_tokens", [1, 40, 10**6])  # every row alone, a few together, all together
+
+
+@pytest.fixture
+def examples(pairs):
+    return [side for pair in pairs for side in pair]
+
+
+@pytest.fixture
+def reward_model(tiny_model, tokenizer):
+    """With a mean to take off, which a new one does not have."""
+    model = RewardModel.from_policy(tiny_model(), tokenizer, seed=3)
+    model.model.config.score_mean = 0.25
+    return model
+
+
+@torch.no_grad()
+def slow_score(reward_model, tokens):
+    """The hidden state after exactly these tokens, times the head, number by number."""
+    hidden = reward_model.model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1].tolist()
+    weight = reward_model.model.score.weight[0].tolist()
+    return sum(h * w for h, w in zip(hidden, weight, strict=True)) - reward_model.model.config.score_mean
+
+
+def test_a_new_reward_model_has_the_policys_trunk_for_its_own(tiny_model, tokenizer):
+    policy = tiny_model()
+    reward_model = RewardModel.from_policy(policy, tokenizer)
+    trunk = reward_model.model.base_model
+    assert_close(trunk(IDS).last_hidden_state, policy.base_model(IDS).last_hidden_state, rtol=0, atol=0)
+    assert not reward_model.model.training and reward_model.score_mean == 0.0
+    with torch.no_grad():
+        for parameter in reward_model.parameters():
+            parameter.zero_()
+    for name, parameter in policy.named_parameters():
+        assert_close(parameter, dict(tiny_model().named_parameters())[name], rtol=0, atol=0)
+    assert not hasattr(policy.config, "score_mean")
+
+
+def test_a_new_head_is_normal_with_a_variance_of_one_over_d_plus_1(tiny_model, tokenizer):
+    """d = 64: std 1 / sqrt(65) = .124 and mean 0, each within 4 standard errors over 20 seeds, 1280 numbers."""
+    policy = tiny_model(hidden_size=64)
+    heads = [RewardModel.from_policy(policy, tokenizer, seed=seed).model.score for seed in range(20)]
+    weights = torch.cat([head.weight.detach().flatten() for head in heads])
+    assert len(weights) == 1280 and all(head.bias is None for head in heads)
+    assert weights.std().item() == pytest.approx(0.124, abs=4 * 0.124 / (2 * 1280) ** 0.5)
+    assert weights.mean().item() == pytest.approx(0.0, abs=4 * 0.124 / 1280**0.5)
+
+
+def test_a_new_head_depends_on_the_seed_alone(tiny_model, tokenizer):
+    def head(**options):
+        torch.rand(5)  # whatever drew numbers before
+        return RewardModel.from_policy(tiny_model(seed=1), tokenizer, **options).model.score.weight
+
+    assert torch.equal(head(), head(seed=0))
+    assert not torch.equal(head(seed=0), head(seed=1))
+
+
+@GROUPS
+def test_scores_equal_a_slow_loop_in_order(reward_model, examples, monkeypatch, group_tokens):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", group_tokens)
+    wanted = [slow_score(reward_model, example.tokens) for example in examples]
+    assert max(wanted) - min(wanted) > 0.5
+    assert reward_model(examples).tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+@GROUPS
+def test_the_gradient_of_scores_is_that_of_one_row_at_a_time(reward_model, examples, monkeypatch, group_tokens):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", group_tokens)
+    weight, slow = torch.linspace(0.1, 1.0, len(examples)), deepcopy(reward_model)
+    (reward_model(examples) * weight).sum().backward()
+    for w, example in zip(weight, examples, strict=True):
+        hidden = slow.model.base_model(input_ids=torch.tensor([example.tokens])).last_hidden_state[0, -1]
+        (w * slow.model.score(hidden)).backward()
+    for (name, got), wanted in zip(reward_model.named_parameters(), slow.parameters(), strict=True):
+        assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_score_is_read_at_the_last_real_token_whatever_the_padding_is(tiny_model, tokenizer, examples):
+    """With the end token as padding, transformers itself would read the token before the end."""
+    endless = deepcopy(tokenizer)
+    endless.pad_token = endless.eos_token
+    apart, same = (RewardModel.from_policy(tiny_model(), which) for which in (tokenizer, endless))
+    assert same.model.config.pad_token_id == tokenizer.eos_token_id != apart.model.config.pad_token_id
+    assert all(example.tokens[-1] == tokenizer.eos_token_id for example in examples)
+    assert_close(same(examples), apart(examples), rtol=0, atol=0)
+    assert slow_score(apart, examples[0].tokens) != pytest.approx(slow_score(apart, examples[0].tokens[:-1]), abs=0.01)
+
+
+def test_scores_do_not_look_at_the_mask(reward_model, examples):
+    """Only policies are asked for single tokens."""
+    blind = [Encoded(tokens, [False] * len(tokens)) for tokens, _ in examples]
+    assert_close(reward_model(blind), reward_model(examples), rtol=0, atol=0)
+
+
+def test_the_mean_is_taken_off_every_score(reward_model, examples):
+    before = reward_model(examples)
+    reward_model.model.config.score_mean = 1.25
+    assert reward_model.score_mean == 1.25
+    assert_close(reward_model(examples), before - 1.0)
+
+
+def test_texts_are_scored_as_the_conversations_that_they_make(reward_model, encode, pairs):
+    questions, answers = ["Why?", "What is a token?"], ["It splits words.", ""]
+    scores = reward_model.score(questions, answers)
+    wanted = [slow_score(reward_model, encode(*texts).tokens) for texts in zip(questions, answers, strict=True)]
+    assert scores.tolist() == pytest.approx(wanted, abs=1e-5)
+    assert scores.dtype == torch.float32 and not scores.requires_grad
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        reward_model.score(questions, answers[:1])
+
+
+def test_a_reward_model_is_a_reward_function(reward_model):
+    prompts, answers = ["Why?"] * 3, ["A", "It", "Thanks."]
+    assert_close(checked_scores(reward_model.score, prompts, answers, "here"), reward_model.score(prompts, answers))
+
+
+@pytest.fixture
+def saved_reward_model(tmp_path, reward_model, tokenizer):
+    return save(reward_model.model, tokenizer, tmp_path / "reward")
+
+
+def test_a_reward_model_comes_back_with_its_mean(saved_reward_model, reward_model, examples, tokenizer):
+    loaded = RewardModel.load(saved_reward_model, device="cpu")
+    assert loaded.score_mean == 0.25 and not loaded.model.training
+    assert {tensor.dtype for tensor in on_disk(saved_reward_model).values()} == {torch.float16}
+    assert_close(loaded(examples), reward_model(examples), rtol=0, atol=0.02)  # fp16 on disk
+    assert loaded.score(["Why?"], ["A"]).item() == pytest.approx(reward_model.score(["Why?"], ["A"]).item(), abs=0.02)
+    again = RewardModel.load(save(loaded.model, loaded.tokenizer, saved_reward_model.parent / "again"), device="cpu")
+    assert_close(again(examples), loaded(examples), rtol=0, atol=0)
+
+
+def test_plain_transformers_scores_alike_but_for_the_mean(saved_reward_model, examples):
+    loaded = RewardModel.load(saved_reward_model, device="cpu")
+    plain = AutoModelForSequenceClassification.from_pretrained(saved_reward_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(saved_reward_model)
+    batch = tokenizer.pad({"input_ids": [example.tokens for example in examples]}, return_tensors="pt")
+    assert (batch["attention_mask"] == 0).any()
+    logits = plain(**batch).logits.squeeze(-1)
+    assert_close(logits - plain.config.score_mean, loaded(examples), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_reward_model_has_the_precision_of_its_policy(tiny_model, tokenizer, examples, half):
+    policy = tiny_model().half() if half else tiny_model()
+    reward_model = RewardModel.from_policy(policy, tokenizer)
+    assert {parameter.dtype for parameter in reward_model.parameters()} == {policy.dtype}
+    assert reward_model.score(["Why?"], ["A"]).dtype == torch.float32
+    assert ValueModel.from_policy(policy)(IDS).dtype == policy.dtype
+
+
+def test_another_architecture_will_do(tokenizer, examples):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=96, n_embd=16, n_layer=1, n_head=2)
+    reward_model = RewardModel.from_policy(GPT2LMHeadModel(config).eval(), tokenizer)
+    wanted = [slow_score(reward_model, example.tokens) for example in examples]
+    assert reward_model(examples).tolist() == pytest.approx(wanted, abs=1e-5)
+    critic = ValueModel.from_reward_model(reward_model)
+    values = [critic(torch.tensor([example.tokens]))[0, -1].item() for example in examples]
+    assert values == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_classifier_that_gives_no_single_score_is_refused(tiny_model, tokenizer, saved):
+    config = tiny_model().config
+    config.num_labels = 2
+    with pytest.raises(ValueError, match=r"one label and a linear `score` head, got LlamaForSequenceClassification wi"):
+        RewardModel(LlamaForSequenceClassification(config), tokenizer)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    bert = BertForSequenceClassification(BertConfig(vocab_size=10, num_labels=1, **shape))
+    with pytest.raises(ValueError, match="got BertForSequenceClassification with 1 labels"):
+        RewardModel(bert, tokenizer)  # its head is called otherwise, and reads another token
+    with pytest.raises(ValueError, match="a reward model needs a classifier with one label"):
+        RewardModel.load(saved, device="cpu")  # a policy
+
+
+def test_a_missing_reward_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^no checkpoint at {tmp_path / 'nowhere'}: check the path"):
+        RewardModel.load(tmp_path / "nowhere")
+
+
+def test_a_critic_without_a_reward_model_begins_at_zero_everywhere(tiny_model):
+    policy = tiny_model()
+    critic = ValueModel.from_policy(policy)
+    assert_close(critic(IDS), torch.zeros(1, 7), rtol=0, atol=0)
+    assert_close(critic.trunk(IDS).last_hidden_state, policy.base_model(IDS).last_hidden_state, rtol=0, atol=0)
+    critic(IDS).sum().backward()
+    assert critic.head.weight.grad.abs().sum() > 0 and critic.head.bias.grad.item() == 7.0  # it can leave the zeros
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(0.1)
+    assert_close(policy(IDS).logits, tiny_model()(IDS).logits, rtol=0, atol=0)
+
+
+def test_a_critic_from_a_reward_model_begins_with_its_score_of_the_text_so_far(reward_model, examples):
+    critic, before = ValueModel.from_reward_model(reward_model), reward_model(examples)
+    for example, score in zip(examples[:3], before, strict=False):
+        values = critic(torch.tensor([example.tokens]))  # (1, L)
+        assert values.shape == (1, len(example.tokens))
+        assert values[0, -1].item() == pytest.approx(score.item(), abs=1e-5)
+        wanted = [slow_score(reward_model, example.tokens[: t + 1]) for t in range(len(example.tokens))]
+        assert values[0].tolist() == pytest.approx(wanted, abs=1e-5)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.zero_()
+    assert_close(reward_model(examples), before, rtol=0, atol=0)

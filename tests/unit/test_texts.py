@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from picollm_lite.world.asks import ASKS, REQUIRED, Question, is_held_out, read, reference_answer
+from picollm_lite.world.asks import ASKS, PHRASINGS, REQUIRED, Question, is_held_out, read, reference_answer, render
 from picollm_lite.world.concepts import KINDS, by_id, load_concepts
 from picollm_lite.world.rubric import judge_sentences, score
 from picollm_lite.world.texts import (
@@ -19,6 +19,7 @@ from picollm_lite.world.texts import (
     base_document,
     compare_pairs,
     demonstrations,
+    training_prompts,
 )
 
 QUALITIES = ["good", "wrong_concept", "missed_ask", "extra_facts", "filler", "flattery", "repeated", "cut_off"]
@@ -119,11 +120,11 @@ def demos():
 
 
 def test_each_combination_is_demonstrated_equally_often(demos):
-    """8 times for one concept, 3 times for each of the pairs to compare, never where it is held out."""
+    """16 times for one concept, 6 times for each of the pairs to compare, never where it is held out."""
     counts = Counter(question for question, *_ in demos)
     single = [ask for ask in ASKS if ask != "compare"]
-    expected = {Question(ask, (c,)): 8 for ask in single for c in load_concepts() if not is_held_out(ask, (c,))}
-    expected |= {Question("compare", pair): 3 for pair in compare_pairs(1) if not is_held_out("compare", pair)}
+    expected = {Question(ask, (c,)): 16 for ask in single for c in load_concepts() if not is_held_out(ask, (c,))}
+    expected |= {Question("compare", pair): 6 for pair in compare_pairs(1) if not is_held_out("compare", pair)}
     assert counts == expected
     assert len({question.ask for question, *_ in demos[:50]}) > 4  # shuffled
 
@@ -230,3 +231,33 @@ def test_an_unknown_quality_is_refused():
 def test_planted_sentences_are_distinct():
     both = FLATTERY_SENTENCES + FILLER_SENTENCES
     assert len(set(both)) == len(both) and min(len(FLATTERY_SENTENCES), len(FILLER_SENTENCES)) >= 10
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_training_prompts_are_every_question_that_training_may_use(ask):
+    """All concepts (or pairs) of this ask but those held out, each in its first 9 of 12 phrasings, once."""
+    prompts = training_prompts(ask, 1)
+    open_to_training = compare_pairs(1) if ask == "compare" else [(c,) for c in load_concepts()]
+    allowed = [concepts for concepts in open_to_training if not is_held_out(ask, concepts)]
+    assert 0.7 < len(allowed) / len(open_to_training) < 1.0
+    assert len(prompts) == len(set(prompts)) == 9 * len(allowed)
+    questions, phrasings = Counter(), Counter()
+    for prompt in prompts:
+        question = read(prompt)
+        questions[question] += 1
+        phrasings[next(i for i in range(len(PHRASINGS[ask])) if render(*question, i) == prompt)] += 1
+    assert questions == {Question(ask, concepts): 9 for concepts in allowed}
+    assert phrasings == dict.fromkeys(range(9), len(allowed))
+
+
+def test_training_prompts_come_in_a_fixed_order_that_the_caller_may_change():
+    first = training_prompts("define", 1)
+    assert first == training_prompts("define", 2)  # the seed is for the pairs to compare
+    assert training_prompts("compare", 1) != training_prompts("compare", 2)
+    random.Random(0).shuffle(first)
+    assert first != training_prompts("define", 1) == training_prompts("define", 1)
+
+
+def test_demonstrations_ask_training_prompts_only(demos):
+    allowed = {prompt for ask in ASKS for prompt in training_prompts(ask, 1)}
+    assert {prompt for _, prompt, *_ in demos} <= allowed

@@ -69,7 +69,7 @@ EXERCISES = (
             "the reference is left out: what counts is how far the policy moved from it": lambda pc, pr, rc, rr, b: (
                 -logsigmoid(b * (pc - pr))
             ),
-            "the reference is added, or its sides swapped: subtract from each answer its own": lambda pc, pr, rc, rr, b: (
+            "the reference is added, or its sides swapped: subtract each answer's own": lambda pc, pr, rc, rr, b: (
                 dpo_loss(pc, pr, -rc, -rr, b)
             ),
             "beta is outside: it multiplies the log-ratios, within the sigmoid": lambda pc, pr, rc, rr, b: (

@@ -1,0 +1,7 @@
+"""The tiny tokenizer and models of the unit tests."""
+
+import runpy
+from pathlib import Path
+
+UNIT = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "conftest.py"))
+tokenizer, tiny_model = UNIT["tokenizer"], UNIT["tiny_model"]

@@ -1,0 +1,193 @@
+"""Response log-probs against one row and one token at a time; rollouts moved to the left edge by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from picollm_lite import scoring
+from picollm_lite.chat import Encoded, encode_prompt, user
+from picollm_lite.kernels.rollout import Rollout, rollout
+from picollm_lite.scoring import left_align, length_groups, response_logprobs, sequence_logprobs
+
+GROUPS = pytest.mark.parametrize("group_tokens", [1, 40, 10**6])  # every row alone, a few together, all together
+PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Why?", "Thanks."]
+
+
+@pytest.fixture
+def examples(pairs):
+    """Ten conversations of 8 to 34 tokens, the short ones not first."""
+    return [side for pair in pairs for side in pair]
+
+
+@pytest.fixture
+def pad(tokenizer):
+    return tokenizer.pad_token_id
+
+
+def slow_logps(model, tokens, mask, temperature=1.0):
+    """log p of each counted token, from a pass over exactly the tokens before it."""
+    found = []
+    for t, counts in enumerate(mask):
+        if counts and t > 0:
+            logits = model(input_ids=torch.tensor([tokens[:t]])).logits[0, -1]
+            found.append((logits / temperature).log_softmax(-1)[tokens[t]])
+    return torch.stack(found)
+
+
+@GROUPS
+def test_response_logprobs_equal_a_slow_loop_in_order(tiny_model, examples, pad, monkeypatch, group_tokens):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", group_tokens)
+    model = tiny_model()
+    each = [slow_logps(model, *example) for example in examples]
+    got = response_logprobs(model, examples, pad)
+    assert_close(got.total, torch.stack([logps.sum() for logps in each]), rtol=1e-6, atol=1e-5)
+    assert got.lengths.tolist() == [len(logps) for logps in each]
+
+
+@GROUPS
+def test_their_gradient_is_that_of_one_row_at_a_time(tiny_model, examples, pad, monkeypatch, group_tokens):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", group_tokens)
+    weight = torch.linspace(0.1, 1.0, len(examples))  # so that the gradient knows which row is which
+    model, slow = tiny_model(), tiny_model()
+    (response_logprobs(model, examples, pad).total * weight).sum().backward()
+    for w, example in zip(weight, examples, strict=True):
+        logits = slow(input_ids=torch.tensor([example.tokens[:-1]])).logits[0]  # (T-1, V)
+        logp = logits.log_softmax(-1)[torch.arange(len(logits)), torch.tensor(example.tokens[1:])]
+        (w * logp[torch.tensor(example.response_mask[1:])].sum()).backward()
+    for (name, got), wanted in zip(model.named_parameters(), slow.parameters(), strict=True):
+        assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_without_gradient_there_is_none(tiny_model, examples, pad):
+    with torch.no_grad():
+        assert not response_logprobs(tiny_model(), examples, pad).total.requires_grad
+
+
+def test_nothing_before_or_after_the_mask_counts(tiny_model, encode, pad):
+    """The mask alone decides: what follows is never seen, and a first token has nothing to be predicted from."""
+    model = tiny_model()
+    tokens, mask = encode("Why?", "It splits words.")
+    later = Encoded([*tokens, 77, 78, 79], [*mask, False, False, False])
+    first = Encoded(tokens, [True, *mask[1:]])
+    hole = Encoded(tokens, [*mask[:-3], False, True, True])
+    total, lengths = response_logprobs(model, [Encoded(tokens, mask), later, first, hole], pad)
+    logps = slow_logps(model, tokens, mask)
+    assert_close(total, torch.stack([logps.sum()] * 3 + [logps.sum() - logps[-3]]), rtol=0, atol=1e-5)
+    assert lengths.tolist() == [5, 5, 5, 4]  # It, splits, words, the period and the end token
+
+
+def test_the_end_token_counts_even_if_it_is_the_padding_too(tiny_model, tokenizer, encode):
+    model, (tokens, mask) = tiny_model(), encode("Why?", "It splits words.")
+    longer = encode("Why?", "It splits words. Thanks. Be brief.")  # so that the first row is padded
+    assert tokens[-1] == tokenizer.eos_token_id and mask[-1]
+    endless = Encoded(tokens, [*mask[:-1], False])
+    total, lengths = response_logprobs(model, [Encoded(tokens, mask), endless, longer], tokenizer.eos_token_id)
+    end = slow_logps(model, tokens, mask)[-1]
+    assert end < -1
+    assert_close(total[0] - total[1], end, rtol=0, atol=1e-5)
+    assert lengths[0] - lengths[1] == 1
+
+
+def test_groups_by_hand(monkeypatch):
+    """Sorted: rows 1, 3, 2, 0, 4 of 3, 3, 4, 5, 9. Three rows of 4 fill 12; 2 of 9 do not fit, and neither does 1."""
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", 12)
+    groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([5, 3, 4, 3, 9]))]
+    assert groups == [([1, 3, 2], 4), ([0], 5), ([4], 9)]
+    groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([20, 13]))]
+    assert groups == [([1], 13), ([0], 20)]  # too long for any group: alone
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
+@settings(max_examples=40)
+def test_groups_hold_every_row_once_and_keep_the_limit(lengths):
+    groups = list(length_groups(torch.tensor(lengths)))
+    assert sorted(row for rows, _ in groups for row in rows.tolist()) == list(range(len(lengths)))
+    for rows, length in groups:
+        assert length == max(lengths[row] for row in rows.tolist())
+        assert len(rows) == 1 or len(rows) * length <= scoring.GROUP_TOKENS
+    longest = [length for _, length in groups]
+    assert longest == sorted(longest)
+
+
+def by_hand():
+    """Prompts of 1, 3 and 2 tokens; answers of 2 (ended), 3 (cut off) and 3 tokens (ended). 0 is padding, 1 the end."""
+    tokens = torch.tensor([[0, 0, 7, 9, 1, 0], [5, 6, 8, 3, 4, 2], [0, 6, 5, 2, 3, 1]])
+    response = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1]]).bool()
+    logp = torch.tensor([[-0.1, -0.2, 0.0], [-0.3, -0.4, -0.5], [-0.6, -0.7, -0.8]])
+    attention = torch.cat([torch.tensor([[0, 0, 1], [1, 1, 1], [0, 1, 1]]).bool(), response], 1)
+    return Rollout(tokens, attention, response, logp, torch.tensor([True, False, True]))
+
+
+def test_left_align_by_hand():
+    sequences = left_align(by_hand())
+    assert sequences.lengths.tolist() == [3, 6, 5]
+    rows = [row[:length].tolist() for row, length in zip(sequences.tokens, sequences.lengths, strict=True)]
+    assert rows == [[7, 9, 1], [5, 6, 8, 3, 4, 2], [6, 5, 2, 3, 1]]
+    assert sequences.mask.int().tolist() == [[1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 1, 1, 1, 0]]
+    wanted = [[-0.1, -0.2, 0.0, 0.0, 0.0], [0.0, 0.0, -0.3, -0.4, -0.5], [0.0, -0.6, -0.7, -0.8, 0.0]]
+    assert_close(sequences.logp, torch.tensor(wanted), rtol=0, atol=0)
+
+
+def test_left_align_is_no_wider_than_the_longest_row():
+    """No row has both the longest prompt and the longest answer here: 5 columns hold what took 6."""
+    sample = by_hand()
+    sequences = left_align(Rollout(*(part[[0, 2]] for part in sample)))
+    assert sequences.tokens.shape == (2, 5) and sequences.mask.shape == sequences.logp.shape == (2, 4)
+    assert sequences.mask.int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 1]]
+
+
+def test_left_align_goes_by_the_mask_not_by_the_pad_token():
+    """A prompt may begin with the pad token, and an answer may hold it."""
+    tokens, attention = torch.tensor([[9, 0, 5, 0, 1]]), torch.tensor([[0, 1, 1, 1, 1]]).bool()
+    response = torch.tensor([[1, 1]]).bool()
+    sequences = left_align(Rollout(tokens, attention, response, torch.tensor([[-1.0, -2.0]]), torch.tensor([True])))
+    assert sequences.tokens.tolist() == [[0, 5, 0, 1]] and sequences.lengths.tolist() == [4]
+    assert sequences.mask.tolist() == [[False, True, True]]
+
+
+@pytest.fixture
+def sampled(taught, tokenizer):
+    """A policy and 30 answers of it to ragged prompts, at a temperature; some ended, some of full length."""
+
+    def make(temperature):
+        policy, prompts = taught(), [encode_prompt(tokenizer, user(prompt)) for prompt in PROMPTS * 6]
+        sizes = {"max_new_tokens": 7, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        sample = rollout(policy, prompts, temperature=temperature, seed=0, **sizes)
+        assert sample.finished.any() and not sample.finished.all()
+        return policy, sample
+
+    return make
+
+
+@GROUPS
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_captured_logprobs_equal_a_scoring_pass(sampled, monkeypatch, group_tokens, temperature):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", group_tokens)
+    policy, sample = sampled(temperature)
+    sequences = left_align(sample)
+    scored = sequence_logprobs(policy, sequences, temperature=temperature)
+    assert_close(scored, sequences.logp, rtol=0, atol=1e-5)
+    assert sequences.mask.sum() == sample.response_mask.sum() and (scored[~sequences.mask] == 0).all()
+    assert not scored.requires_grad
+
+
+def test_a_scoring_pass_equals_a_slow_loop(sampled):
+    policy, sample = sampled(1.0)
+    sequences = left_align(sample)
+    scored = sequence_logprobs(policy, sequences, temperature=0.6)
+    for row, length in enumerate(sequences.lengths.tolist()):
+        mask = sequences.mask[row]
+        tokens = sequences.tokens[row, :length].tolist()
+        slow = slow_logps(policy, tokens, [False, *mask[: length - 1].tolist()], temperature=0.6)
+        assert_close(scored[row][mask], slow, rtol=0, atol=1e-5)
+
+
+def test_the_kl_of_a_rollout_to_a_copy_is_zero_and_to_another_model_is_not(sampled, tiny_model, taught):
+    _, sample = sampled(1.0)
+    sequences = left_align(sample)
+    kl = (sequences.logp - sequence_logprobs(taught(), sequences)).sum(1)
+    assert_close(kl, torch.zeros(30), rtol=0, atol=1e-4)
+    other = (sequences.logp - sequence_logprobs(tiny_model(), sequences)).sum(1)
+    assert other.mean() > 1
