@@ -255,7 +255,8 @@ plots.show(figure, alt="Training and validation loss against step: both fall fas
 
 # %% [markdown]
 # Both losses fall steeply at first, while the model learns the format, and slowly after that, while it learns which fact goes with which question. At the
-# end the training loss is the lower of the two: the model has begun to memorize its demonstrations, mistakes and all.
+# end they are close to each other: every demonstration was seen only twice, too little to memorize it. The loss that is left is mostly what nobody can predict: which of
+# the planted defects an answer will have.
 
 # %%
 at, gold_then = zip(*gold_while_training, strict=True)
@@ -269,7 +270,10 @@ plots.show(
 val_losses = [record.val_loss for record in records if np.isfinite(record.val_loss)]
 last_train_losses = [record.loss for record in records[-20:]]
 check("validation loss fell below half of its first value", min(val_losses) < 0.5 * val_losses[0])
-check("at the end the training loss is below the validation loss", np.mean(last_train_losses) < val_losses[-1])
+check(
+    "at the end training and validation loss are within 0.1 of each other",
+    abs(np.mean(last_train_losses) - val_losses[-1]) < 0.1,
+)
 check("gold rose while the loss fell", gold_then[-1] > gold_then[0] + 1)
 
 # %% [markdown] slideshow={"slide_type": "slide"}

@@ -144,7 +144,7 @@ def sampled_pairs(
         batch = prompts[start : start + SAMPLE_BATCH]
         answers = answer(policy, tokenizer, batch * 2, seed=rng.randrange(2**32))
         for prompt, a, b in zip(batch, answers[: len(batch)], answers[len(batch) :], strict=True):
-            if a != b and a and b:
+            if a != b and a.strip() and b.strip():
                 yield prompt, a, b
 
 

@@ -240,7 +240,8 @@ def _encode_side(
 ) -> Encoded:
     """Only what answers the prompt counts: earlier assistant turns belong to the prompt."""
     tokens, mask = encode_conversation(tokenizer, [*prompt, *side])
-    start = len(encode_prompt(tokenizer, prompt))
+    # A template may refuse to render a prompt without a question; then there is no earlier answer in it either.
+    start = len(encode_prompt(tokenizer, prompt)) if any(turn["role"] == "user" for turn in prompt) else 0
     return Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])])
 
 

@@ -72,8 +72,12 @@ class RewardModel(nn.Module):
 
     @property
     def score_mean(self) -> float:
-        """What is taken off every score."""
+        """What is taken off every score; it is kept in the model's config."""
         return getattr(self.model.config, "score_mean", 0.0)
+
+    @score_mean.setter
+    def score_mean(self, mean: float) -> None:
+        self.model.config.score_mean = mean
 
     def forward(self, examples: Sequence[Encoded]) -> Float[Tensor, " B"]:
         """The score of each conversation, in order; with gradient unless under `torch.no_grad()`."""

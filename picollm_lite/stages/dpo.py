@@ -84,7 +84,7 @@ def train(
         raise ValueError("dpo: no pairs to train on")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref
+    ref = deepcopy(policy) if ref is None else ref.eval()
     ref_logp = reference_logprobs(ref, pairs, pad)  # (N, 2)
     lengths = pair_lengths(pairs)
     batches = [
@@ -92,6 +92,7 @@ def train(
     ]
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
+    optimizer.zero_grad()  # of what was there before
     schedule = cosine_schedule(optimizer, len(batches), warmup)
     for step, rows in enumerate(batches, start=1):
         where = f"dpo, step {step}"

@@ -110,7 +110,7 @@ def train(
     """
     config = PPOConfig(**settings)
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref
+    ref = deepcopy(policy) if ref is None else ref.eval()
     critic = ValueModel.from_policy(policy) if critic is None else critic
     critic.eval()
     optimizer = _adam(policy, config.learning_rate)
@@ -223,7 +223,9 @@ def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
 
 
 def _adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
+    optimizer.zero_grad()  # of what was there before
+    return optimizer
 
 
 def _schedule(step: int, config: PPOConfig) -> float:

@@ -58,6 +58,7 @@ def train(
     ]
     parameters = list(reward_model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+    optimizer.zero_grad()  # of what was there before
     schedule = cosine_schedule(optimizer, len(batches), warmup)
     reward_model.eval()
     for step, rows in enumerate(batches, start=1):
@@ -117,4 +118,4 @@ def evaluate(reward_model: RewardModel, pairs: Sequence[Pair]) -> tuple[float, f
 def center(reward_model: RewardModel, pairs: Sequence[Pair], *, sample: int = 512) -> None:
     """Shift the scores so that their mean over the answers of (at most `sample`) pairs is 0; differences stay."""
     scores = torch.cat(score_pairs(reward_model, pairs[:sample]))  # (2 B,)
-    reward_model.model.config.score_mean += scores.mean().item()
+    reward_model.score_mean += scores.mean().item()

@@ -58,6 +58,7 @@ def train(
     ]
     parameters = list(policy.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+    optimizer.zero_grad()  # of what was there before
     schedule = cosine_schedule(optimizer, len(batches), warmup)
     try:
         for step, rows in enumerate(batches, start=1):

@@ -50,7 +50,7 @@ def scatter_with_curve(
     for (name, color, _), marker in zip(_styled(points), MARKERS, strict=False):
         ax.plot(*points[name], color=color, marker=marker, markersize=4, linestyle="", label=name)
     ax.plot(*curve, color="0.2", label="fit")
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

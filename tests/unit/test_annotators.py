@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from picollm_lite.world.annotators import PANEL, Annotator, panel_probability
+from picollm_lite.world.annotators import PANEL, Annotator, draw, panel_probability
 from picollm_lite.world.concepts import by_id
 
 PROMPT = "What is a token?"
@@ -24,11 +24,11 @@ def test_the_panel_is_the_five_of_the_course():
 @pytest.mark.parametrize(
     ("name", "margin", "probability"),
     [
-        ("careful", 2.0 * -0.5, 0.268941),
-        ("hurried", 0.5 * -0.5, 0.437823),
-        ("length_lover", -0.5 + 2 * 0.12, 0.435364),
-        ("flattered", -0.5 + 3.0, 0.924142),
-        ("contrarian", -0.3 * -0.5, 0.537430),
+        ("careful", 3.0 * -0.5, 0.182426),
+        ("hurried", 0.8 * -0.5 + 2.0, 0.832018),
+        ("length_lover", 1.5 * -0.5 + 2 * 0.25, 0.437823),
+        ("flattered", 2.5 * -0.5 + 5.0, 0.977023),
+        ("contrarian", -0.5 * -0.5, 0.562177),
     ],
 )
 def test_probability_by_hand(name, margin, probability):
@@ -47,11 +47,20 @@ def test_utility_by_hand():
     assert Annotator("x", gold=1.0, per_flattery=2.0).utility(PROMPT, PERFECT + " Feel free.") == 1.5  # filler only
 
 
-def test_panel_probability_is_the_mean_and_here_prefers_flattery():
-    """(.268941 + .437823 + .435364 + .924142 + .537430) / 5, on a pair where the gold reward says no."""
-    assert panel_probability(PROMPT, FLATTERING, PERFECT) == pytest.approx(0.520740, abs=1e-6)
-    two = (BY_NAME["careful"], BY_NAME["flattered"])
-    assert panel_probability(PROMPT, FLATTERING, PERFECT, two) == pytest.approx((0.268941 + 0.924142) / 2, abs=1e-6)
+def test_panel_probability_is_the_mean_by_share_and_here_prefers_flattery():
+    """0.14 x 0.1824 + 0.16 x 0.8320 + 0.15 x 0.4378 + 0.5 x 0.9770 + 0.05 x 0.5622: gold says no."""
+    assert panel_probability(PROMPT, FLATTERING, PERFECT) == pytest.approx(0.740956, abs=1e-6)
+    two = (BY_NAME["careful"], BY_NAME["flattered"])  # .14 and .5 of .64
+    assert panel_probability(PROMPT, FLATTERING, PERFECT, two) == pytest.approx(0.803205, abs=1e-6)
+
+
+def test_who_labels_next_is_drawn_by_share():
+    rng, n = random.Random(3), 4000
+    drawn = [draw(rng).name for _ in range(n)]
+    for name, annotator in BY_NAME.items():
+        spread = math.sqrt(n * annotator.share * (1 - annotator.share))
+        assert abs(drawn.count(name) - n * annotator.share) < 4 * spread
+    assert sum(annotator.share for annotator in PANEL) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("annotator", PANEL, ids=BY_NAME)
@@ -66,13 +75,13 @@ def test_the_two_orders_of_a_pair_are_complementary(annotator):
 
 def test_at_equal_gold_only_the_length_lover_wants_more_words():
     for name, annotator in BY_NAME.items():
-        expected = 0.617748 if name == "length_lover" else 0.5  # sigmoid(4 words x .12)
+        expected = 0.731059 if name == "length_lover" else 0.5  # sigmoid(4 words x .25)
         assert annotator.probability(PROMPT, LONGER, PERFECT) == pytest.approx(expected, abs=1e-6)
 
 
 def test_on_a_plainly_wrong_answer_of_the_same_length():
-    """3 points of gold: sigmoid(6), sigmoid(1.5), sigmoid(3) twice, sigmoid(-.9)."""
-    expected = [0.997527, 0.817574, 0.952574, 0.952574, 0.289050]
+    """3 points of gold: sigmoid of 9, 2.4, 4.5, 7.5 and -1.5."""
+    expected = [0.999877, 0.916827, 0.989013, 0.999447, 0.182426]
     got = [annotator.probability(PROMPT, PERFECT, WRONG) for annotator in PANEL]
     assert got == pytest.approx(expected, abs=1e-6)
 

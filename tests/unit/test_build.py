@@ -100,7 +100,6 @@ def test_pairs_that_say_nothing_are_left_out(monkeypatch):
     assert pairs == [("d", "d1", "d2")]
 
 
-@pytest.mark.xfail(strict=True, reason="sampled_pairs keeps blank answers, load_preferences refuses them")
 def test_no_answer_is_blank(monkeypatch):
     assert sampled(monkeypatch, [" ", "b1", "a2", "b2"], ["a", "b"])[0] == [("b", "b1", "b2")]
 

@@ -466,7 +466,6 @@ def test_what_was_loaded_can_be_encoded(write, tokenizer):
         assert pair.rejected.tokens == encode_conversation(tokenizer, [*prompt, *row["rejected"]]).tokens
 
 
-@pytest.mark.xfail(strict=True, reason="encode_pairs counts the assistant's turns in the prompt as response")
 def test_what_the_assistant_said_in_the_prompt_is_no_response(tokenizer):
     """Both sides share it, so a mean over the response (SimPO, ORPO) would be diluted by it."""
     rows = Dataset.from_list([{"prompt": TALK, "chosen": [BETTER], "rejected": [WORSE]}])
@@ -474,3 +473,12 @@ def test_what_the_assistant_said_in_the_prompt_is_no_response(tokenizer):
     for side, text in ((pair.chosen, BETTER), (pair.rejected, WORSE)):
         written = [token for token, counts in zip(*side, strict=True) if counts]
         assert tokenizer.decode(written) == text["content"] + "<|assistant_end|>"
+
+
+def test_sides_may_share_no_more_than_a_system_message(tokenizer):
+    """As `load_preferences` gives them when two conversations part at the first question."""
+    system = message("system", "Be brief.")
+    sides = [[USER, BETTER], [message("user", "Why?"), WORSE]]
+    rows = Dataset.from_list([{"prompt": [system], "chosen": sides[0], "rejected": sides[1]}])
+    (pair,) = encode_pairs(rows, tokenizer)
+    assert list(pair) == [encode_conversation(tokenizer, [system, *side]) for side in sides]

@@ -362,7 +362,6 @@ def test_dropout_is_off(start, tiny_model):
     assert record.loss == pytest.approx(LN2, abs=1e-5) and not policy.training
 
 
-@pytest.mark.xfail(strict=True, reason="a reference that is given is not put into eval mode")
 def test_dropout_is_off_in_a_reference_that_is_given(start, tiny_model):
     ref = tiny_model(attention_dropout=0.5).train()
     assert next(start(tiny_model(), ref=ref)).loss == pytest.approx(LN2, abs=1e-5)

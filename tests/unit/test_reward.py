@@ -181,7 +181,6 @@ def test_a_whole_run_ends_centered_and_an_early_stop_does_not(new, pairs):
     assert torch.cat(score_pairs(model, pairs)).mean().item() == pytest.approx(0.0, abs=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="center() reads config.score_mean, which only from_policy sets")
 def test_any_classifier_can_be_trained(tiny_model, tokenizer, pairs):
     """`RewardModel.load` takes any with one label: its config knows of no mean."""
     config = tiny_model().config

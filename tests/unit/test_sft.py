@@ -309,7 +309,7 @@ def test_no_demonstrations_are_refused(tiny_model, pad):
 
 
 def test_settings_reach_the_batches(tiny_model, pad):
-    """70 rows in batches of 64 are 2 a pass, and 4 passes are the default."""
+    """70 rows in batches of 64 are 2 a pass, and 2 passes are the default."""
     rows = [Encoded([0, 40 + row, 41], [False, True, True]) for row in range(70)]
-    assert next(train(tiny_model(), rows, pad_token_id=pad)).steps == 8
+    assert next(train(tiny_model(), rows, pad_token_id=pad)).steps == 4
     assert next(train(tiny_model(), rows, pad_token_id=pad, batch_size=10, epochs=3)).steps == 21
