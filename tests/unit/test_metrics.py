@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from picollm_lite.evaluation.metrics import Interval, WinRate, gold_scores, mean_interval, paired_win_rate
+from picollm_lite.evaluation.metrics import (
+    Interval,
+    WinRate,
+    gold_scores,
+    mean_interval,
+    overoptimization_fit,
+    paired_win_rate,
+)
 from picollm_lite.world.concepts import by_id
 
 FACT = by_id()["token"].facts["definition"]
@@ -126,3 +133,19 @@ def test_a_score_that_is_not_finite_is_no_tie(bad):
     ):
         with pytest.raises(ValueError, match=message):
             refused()
+
+
+def test_the_overoptimization_fit_finds_the_curve_that_made_the_points():
+    """R(d) = d (2 - 0.5 log d): at d = 1 it is 2, at d = e it is 1.5 e; d = 0 says nothing."""
+    d = [0.0, 1.0, math.e, math.e**2]
+    gained = [7.0, 2.0, 1.5 * math.e, math.e**2]
+    assert overoptimization_fit(d, gained) == pytest.approx((2.0, 0.5))
+
+
+def test_the_overoptimization_fit_refuses_what_it_cannot_fit():
+    with pytest.raises(ValueError, match=r"one gain a distance, got shapes \(3,\) and \(2,\)"):
+        overoptimization_fit([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="at least 3 points with a distance above 0, got 2"):
+        overoptimization_fit([0, 1, 2], [0, 1, 2])
+    with pytest.raises(ValueError, match="got 1 of 3 that are not"):
+        overoptimization_fit([1, 2, math.nan], [0, 1, 2])

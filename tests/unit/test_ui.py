@@ -17,10 +17,10 @@ from matplotlib.colors import to_hex, to_rgba
 from PIL import Image as Pixels
 
 from picollm_lite import paths
-from picollm_lite.evaluation.metrics import Interval
+from picollm_lite.evaluation.metrics import Interval, WinRate
 from picollm_lite.ui import panel as panel_module
 from picollm_lite.ui import plots, setup
-from picollm_lite.ui.claims import ClaimError, check
+from picollm_lite.ui.claims import ClaimError, check, measure
 from picollm_lite.ui.explorers import explain_gold, show_answers
 from picollm_lite.ui.panel import TextPanel
 from picollm_lite.world.asks import read, reference_answer
@@ -34,6 +34,20 @@ from picollm_lite.world.rubric import score
 def test_a_claim_that_holds_is_one_stable_line(capsys, holds):
     assert check("gold rose", holds) is None
     assert capsys.readouterr().out == "CLAIM ok: gold rose\n"
+
+
+def test_claims_that_fail_are_counted_where_that_is_wanted(capsys, monkeypatch):
+    monkeypatch.setenv("PICOLLM_CLAIMS", "report")
+    check("gold rose", False)
+    check("gold fell", True)
+    assert capsys.readouterr().out == "CLAIM failed: gold rose\nCLAIM ok: gold fell\n"
+
+
+def test_a_measured_result_is_one_line(capsys):
+    measure("win rate", WinRate(0.7312, 0.65, 0.8, 9, 1, 3))
+    measure("mean gold", Interval(-1.0, -1.25, -0.75))
+    lines = ["MEASURED win rate: 0.731 [0.650, 0.800]", "MEASURED mean gold: -1.000 [-1.250, -0.750]"]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.parametrize("holds", [False, np.bool_(False), math.nan > 1])
@@ -237,6 +251,16 @@ def test_points_stand_at_their_values_with_their_intervals():
     assert [text.get_text() for text in ax.texts] == ["-1.00", "+0.50"]
     assert ax.texts[0].xy[1] == -0.7 and ax.texts[1].xy[1] == 1.0  # above the interval, not on it
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["base", "sft"]
+
+
+def test_points_and_the_curve_through_them():
+    points = {"weak": ([0.0, 1.0], [2.0, 3.0]), "strong": ([0.5], [1.0])}
+    (ax,) = plots.scatter_with_curve(points, curve=([0, 1], [2, 2]), xlabel="KL", ylabel="gold").axes
+    weak, strong, curve = ax.lines
+    assert weak.get_xydata().tolist() == [[0.0, 2.0], [1.0, 3.0]] and strong.get_xydata().tolist() == [[0.5, 1.0]]
+    assert curve.get_xydata().tolist() == [[0.0, 2.0], [1.0, 2.0]] and curve.get_linestyle() == "-"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["weak", "strong", "fit"]
+    assert weak.get_marker() != strong.get_marker() and {weak.get_linestyle(), strong.get_linestyle()} == {"None"}
 
 
 def test_histograms_share_their_bins():

@@ -1,0 +1,49 @@
+"""Claims and numbers collected over seeds, on a sample notebook in a temporary folder."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from picollm_lite import course, results
+
+SEEDED = """SEED = 0
+print("SEED is", SEED)"""
+CLAIMS = """from picollm_lite.evaluation.metrics import Interval
+from picollm_lite.ui.claims import check, measure
+measure("seed: twice", Interval(2.0 * SEED, SEED - 0.5, SEED + 0.5))
+check("the seed is even", SEED % 2 == 0)
+check("the seed is small", SEED < 10)"""
+
+
+@pytest.fixture
+def sample(tmp_path, monkeypatch):
+    for name in ("PICOLLM_OUTPUTS", "PICOLLM_CLAIMS", "PICOLLM_SOLVE"):
+        monkeypatch.setenv(name, "")  # main() sets them; here they are put back
+    monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
+    nb = new_notebook(cells=[new_code_cell(SEEDED), new_code_cell(CLAIMS)])
+    nbformat.write(nb, tmp_path / "01_sample.ipynb")
+    return tmp_path
+
+
+def test_every_seed_is_run_and_counted(sample, capsys):
+    before = (sample / "01_sample.ipynb").read_bytes()
+    assert results.main(["--seeds", "2", "3", "--into", str(sample / "results.md")]) == 0
+    table = (sample / "results.md").read_text()
+    assert "| 01 | seed: twice | 4.00 [1.50, 2.50] | 6.00 [2.50, 3.50] |" in table
+    assert "| 01 | the seed is even | 1 of 2 | ok | failed |" in table
+    assert "| 01 | the seed is small | 2 of 2 | ok | ok |" in table
+    assert "seed 3: 01_sample ... 1 of 2 claims hold\n  failed: the seed is even" in capsys.readouterr().out
+    assert (sample / "01_sample.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("sources", [["seed = 0"], ["SEED = 0", "SEED = 1"], ["SEED = 0\nSEED = 1"]])
+def test_a_notebook_sets_its_seed_in_one_line(sources):
+    nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+    with pytest.raises(ValueError, match="02_x: expected one line `SEED = <number>`"):
+        results.set_seed(nb, 7, "02_x")
+
+
+def test_what_a_seed_did_not_reach_is_said():
+    table = results.as_markdown([0, 1], {("04_ppo", "gold falls"): {0: "ok"}}, {("04_ppo", "win rate"): {1: "0.7"}})
+    assert "| 04 | gold falls | 1 of 2 | ok | not run |" in table
+    assert "| 04 | win rate | not run | 0.7 |" in table
