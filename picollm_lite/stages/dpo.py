@@ -92,7 +92,6 @@ def train(
     ]
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
-    optimizer.zero_grad()  # of what was there before
     schedule = cosine_schedule(optimizer, len(batches), warmup)
     for step, rows in enumerate(batches, start=1):
         where = f"dpo, step {step}"
@@ -100,6 +99,7 @@ def train(
         result = pair_loss(partial(loss, **loss_options), logp)
         total = result.losses.mean() - sft_weight * logp.policy_chosen.sum() / logp.chosen_lengths.sum()
         check_loss(total, where)
+        optimizer.zero_grad()
         total.backward()
         rate = schedule.get_last_lr()[0]
         norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)

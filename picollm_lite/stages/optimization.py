@@ -30,7 +30,7 @@ def check_loss(loss: Tensor, where: str) -> None:
 def descend(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], where: str, *, max_grad_norm: float
 ) -> float:
-    """Clip the gradients, step, clear them; returns the norm before clipping.
+    """Clip the gradients and step; returns the norm before clipping.
 
     Raises FloatingPointError naming `where` before anything is changed, unless the norm is finite.
     """
@@ -38,5 +38,4 @@ def descend(
     if not torch.isfinite(norm):
         raise FloatingPointError(f"{where}: the gradient norm is {norm.item()}: lower the learning rate")
     optimizer.step()
-    optimizer.zero_grad()
     return norm.item()

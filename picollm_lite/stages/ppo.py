@@ -128,6 +128,8 @@ def train(
         )
         updates = []
         for rows in _minibatches(len(batch), config, rng):
+            optimizer.zero_grad()
+            critic_optimizer.zero_grad()
             update = accumulate(policy, critic, experience, rows, config, where)
             grad_norm = descend(optimizer, policy.parameters(), where, max_grad_norm=config.max_grad_norm)
             descend(critic_optimizer, critic.parameters(), where, max_grad_norm=config.max_grad_norm)
@@ -153,14 +155,11 @@ def collect(
     step: int,
 ) -> tuple[Experience, list[str]]:
     """Sample one answer a prompt, score it, and work out advantages and returns."""
-    sample, texts = respond(
-        policy,
-        tokenizer,
-        prompts,
-        temperature=config.temperature,
-        seed=config.seed * 1_000_003 + step,
-        max_new_tokens=config.max_new_tokens,
-    )
+    settings = {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
+    try:
+        sample, texts = respond(policy, tokenizer, prompts, seed=config.seed * 1_000_003 + step, **settings)
+    except ValueError as error:  # weights that the last update broke, or a prompt that is too long
+        raise ValueError(f"ppo, step {step}: {error}") from None
     sequences = left_align(sample)
     device, mask = sequences.tokens.device, sequences.mask
     scores = checked_scores(reward_fn, prompts, texts, f"ppo, step {step}").to(device)  # (B,)
@@ -223,9 +222,7 @@ def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
 
 
 def _adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
-    optimizer.zero_grad()  # of what was there before
-    return optimizer
+    return torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
 
 
 def _schedule(step: int, config: PPOConfig) -> float:

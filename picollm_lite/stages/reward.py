@@ -45,7 +45,7 @@ def train(
     """Train in place; yields a record a step. Dropout stays off. After the last step the scores are centered.
 
     Both answers of a pair fit its prompt about equally well, so that pairs alone hardly teach a model to look at the
-    prompt. `off_prompt_weight` weighs a second Bradley-Terry loss: each chosen answer against the next pair's chosen
+    prompt. `off_prompt_weight` weighs a second Bradley-Terry loss: each chosen answer against another pair's chosen
     answer put under the same prompt (Liu et al. 2025, RRM). 0 leaves it out.
     Raises ValueError for no pairs, FloatingPointError naming the step when loss or gradient is not finite.
     """
@@ -58,7 +58,6 @@ def train(
     ]
     parameters = list(reward_model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
-    optimizer.zero_grad()  # of what was there before
     schedule = cosine_schedule(optimizer, len(batches), warmup)
     reward_model.eval()
     for step, rows in enumerate(batches, start=1):
@@ -71,6 +70,7 @@ def train(
             off_prompt = reward_model(off_prompt_answers(batch))  # (B,)
             total = loss + off_prompt_weight * bradley_terry_loss(chosen, off_prompt).mean()
         check_loss(total, where)
+        optimizer.zero_grad()
         total.backward()
         rate = schedule.get_last_lr()[0]
         norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)

@@ -58,13 +58,13 @@ def train(
     ]
     parameters = list(policy.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
-    optimizer.zero_grad()  # of what was there before
     schedule = cosine_schedule(optimizer, len(batches), warmup)
     try:
         for step, rows in enumerate(batches, start=1):
             policy.train()
             loss = batch_loss(policy, collate([demos[row] for row in rows], pad_token_id))
             check_loss(loss, f"sft, step {step}")
+            optimizer.zero_grad()
             loss.backward()
             rate = schedule.get_last_lr()[0]
             norm = descend(optimizer, parameters, f"sft, step {step}", max_grad_norm=max_grad_norm)

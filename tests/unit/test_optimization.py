@@ -61,12 +61,11 @@ def with_gradient(*gradient):
 
 @pytest.mark.parametrize(("limit", "moved"), [(1.0, [-0.6, -0.8]), (5.5, [-3.0, -4.0])])
 def test_a_step_by_hand(limit, moved):
-    """(3, 4) has the norm 5: it is cut to (.6, .8), or left alone. The next gradient starts from nothing."""
+    """(3, 4) has the norm 5: it is cut to (.6, .8), or left alone."""
     weight = with_gradient(3.0, 4.0)
     norm = descend(torch.optim.SGD([weight], lr=1.0), [weight], "here", max_grad_norm=limit)
     assert type(norm) is float and norm == pytest.approx(5.0)
     assert_close(weight.detach(), torch.tensor(moved), rtol=0, atol=1e-5)
-    assert weight.grad is None or not weight.grad.any()
 
 
 def test_the_norm_is_that_of_all_gradients_together():
@@ -147,14 +146,14 @@ def test_every_stage_names_itself_and_the_step_when_weights_are_broken(stage):
     with torch.no_grad():
         next(model.parameters())[0] = math.nan  # the embedding of the token that begins every text
     error = ValueError if name == "ppo" else FloatingPointError
-    match = "non-finite logits while sampling" if name == "ppo" else f"^{name}, step 2: the loss is nan"
+    match = "^ppo, step 2: the model gave non-finite logits" if name == "ppo" else f"^{name}, step 2: the loss is nan"
     with pytest.raises(error, match=match):
         next(run)
 
 
 def test_every_stage_survives_a_rate_that_is_far_too_high_or_says_so(stage):
     name, model, start = stage
-    match = f"^({name}, step [23]: the (loss|gradient norm) is (nan|inf)|the model gave non-finite logits)"
+    match = f"^({name}, step [23]: (the (loss|gradient norm) is (nan|inf)|the model gave non-finite logits))"
     try:
         records = list(start(learning_rate=1e25))
     except (FloatingPointError, ValueError) as error:
