@@ -106,8 +106,8 @@ def respond(
 ) -> Responses:
     """As `answer`, with the tokens and log-probs behind the texts."""
     prompts = [encode_prompt(tokenizer, user(question)) for question in questions]
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
+    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": tokenizer.eos_token_id}
+    sizes["pad_token_id"] = padding_id(tokenizer)
     if temperature == 0:
         sample = greedy_rollout(model, prompts, **sizes)
     else:
@@ -118,6 +118,11 @@ def respond(
         for row, mask in zip(tokens, sample.response_mask, strict=True)
     ]
     return Responses(sample, texts)
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What to pad with: the pad token, or the end token where there is none (masks say what counts)."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **options) -> dict:

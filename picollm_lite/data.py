@@ -182,6 +182,11 @@ def length_bucketed_batches(lengths: Sequence[int], batch_size: int, *, seed: in
     return batches
 
 
+def epoch_batches(lengths: Sequence[int], batch_size: int, *, epochs: int, seed: int) -> list[list[int]]:
+    """The batches of `length_bucketed_batches` for every epoch of a run, in a new order each."""
+    return [rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)]
+
+
 def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
     """The longer side of each pair, in tokens."""
     return [max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from picollm_lite.chat import Encoded, encode_conversation, user
-from picollm_lite.scoring import length_groups
+from picollm_lite.scoring import in_order, length_groups
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -89,8 +89,7 @@ class RewardModel(nn.Module):
             hidden = self.model.base_model(input_ids=tokens).last_hidden_state  # (b, l, d)
             scores.append(self.model.score(hidden[torch.arange(len(rows)), lengths[rows] - 1]).squeeze(-1))  # (b,)
             order.append(rows)
-        back = torch.cat(order).argsort()
-        return torch.cat(scores)[back.to(self.model.device)] - self.score_mean
+        return in_order(scores, order) - self.score_mean
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Float[Tensor, " B"]:

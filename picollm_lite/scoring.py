@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from picollm_lite.chat import Encoded
+from picollm_lite.data import collate
 from picollm_lite.kernels.logprobs import token_logprobs
 from picollm_lite.kernels.rollout import Rollout
 
@@ -42,17 +43,21 @@ def response_logprobs(policy: nn.Module, examples: Sequence[Encoded], pad_token_
     """log pi(y | x) of each conversation's masked tokens, in order; with gradient unless under `torch.no_grad()`."""
     device = next(policy.parameters()).device
     lengths = torch.tensor([len(example.tokens) for example in examples])
-    L = int(lengths.max())
-    tokens = torch.tensor([e.tokens + [pad_token_id] * (L - len(e.tokens)) for e in examples], device=device)
-    mask = torch.tensor([e.response_mask + [False] * (L - len(e.tokens)) for e in examples], device=device)[:, 1:]
+    batch = collate(examples, pad_token_id)
+    tokens, mask = batch.tokens.to(device), batch.response_mask[:, 1:].to(device)  # (B, L), (B, L-1)
     sums, order = [], []
     for rows, length in length_groups(lengths):
         part, counts = tokens[rows, :length], mask[rows, : length - 1]  # (b, l), (b, l-1)
         logits = policy(input_ids=part[:, :-1]).logits  # (b, l-1, V)
         sums.append(token_logprobs(logits, part[:, 1:]).masked_fill(~counts, 0.0).sum(1))
         order.append(rows)
-    back = torch.cat(order).argsort().to(device)
-    return ResponseLogprobs(torch.cat(sums)[back], mask.sum(1))
+    return ResponseLogprobs(in_order(sums, order), mask.sum(1))
+
+
+def in_order(parts: Sequence[Float[Tensor, " b"]], rows: Sequence[Int[Tensor, " b"]]) -> Float[Tensor, " B"]:
+    """One number a row, computed group by group, put back in the order of the rows."""
+    joined = torch.cat(list(parts))
+    return joined[torch.cat(list(rows)).argsort().to(joined.device)]
 
 
 def length_groups(lengths: Int[Tensor, " B"]) -> Iterator[tuple[Tensor, int]]:

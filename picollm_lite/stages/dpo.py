@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from picollm_lite.chat import respond
-from picollm_lite.data import Pair, length_bucketed_batches, pair_lengths
+from picollm_lite.chat import padding_id, respond
+from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
 from picollm_lite.scoring import left_align, response_logprobs, sequence_logprobs
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
@@ -82,14 +82,11 @@ def train(
     """
     if not pairs:
         raise ValueError("dpo: no pairs to train on")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = padding_id(tokenizer)
     policy.eval()
     ref = deepcopy(policy) if ref is None else ref.eval()
     ref_logp = reference_logprobs(ref, pairs, pad)  # (N, 2)
-    lengths = pair_lengths(pairs)
-    batches = [
-        rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)
-    ]
+    batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
     schedule = cosine_schedule(optimizer, len(batches), warmup)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from picollm_lite.chat import Encoded
-from picollm_lite.data import Pair, length_bucketed_batches, pair_lengths
+from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
@@ -51,11 +51,7 @@ def train(
     """
     if not pairs:
         raise ValueError("reward: no pairs to train on")
-    batches = [
-        rows
-        for epoch in range(epochs)
-        for rows in length_bucketed_batches(pair_lengths(pairs), batch_size, seed=seed + epoch)
-    ]
+    batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
     parameters = list(reward_model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
     schedule = cosine_schedule(optimizer, len(batches), warmup)

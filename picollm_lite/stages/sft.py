@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from picollm_lite.chat import Encoded
-from picollm_lite.data import Batch, collate, length_bucketed_batches
+from picollm_lite.data import Batch, collate, epoch_batches
 from picollm_lite.kernels.logprobs import token_logprobs
 from picollm_lite.kernels.losses import sft_loss
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
@@ -53,9 +53,7 @@ def train(
     if not demos:
         raise ValueError("sft: no demonstrations to train on")
     lengths = [len(example.tokens) for example in demos]
-    batches = [
-        rows for epoch in range(epochs) for rows in length_bucketed_batches(lengths, batch_size, seed=seed + epoch)
-    ]
+    batches = epoch_batches(lengths, batch_size, epochs=epochs, seed=seed)
     parameters = list(policy.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
     schedule = cosine_schedule(optimizer, len(batches), warmup)

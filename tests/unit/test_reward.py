@@ -94,7 +94,7 @@ def test_without_the_off_prompt_loss_a_step_is_plain_bradley_terry(new, pairs):
 
 def test_the_off_prompt_loss_is_added_with_its_weight(new, pairs, monkeypatch):
     """The record's loss is that of the pairs alone; the gradient is that of both."""
-    monkeypatch.setattr(reward, "length_bucketed_batches", lambda lengths, size, seed: [[0, 1, 2, 3, 4]])
+    monkeypatch.setattr(reward, "epoch_batches", lambda lengths, size, epochs, seed: [[0, 1, 2, 3, 4]])
     for weight in (0.5, 1.0):
         model = new()
         chosen, rejected = sides(pairs)
