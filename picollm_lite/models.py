@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from picollm_lite.chat import Encoded, encode_conversation, user
-from picollm_lite.scoring import in_order, length_groups
+from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -85,9 +85,10 @@ class RewardModel(nn.Module):
         scores, order = [], []
         for rows, length in length_groups(lengths):
             part = [examples[row].tokens for row in rows]
-            tokens = torch.tensor([row + row[-1:] * (length - len(row)) for row in part], device=self.model.device)
-            hidden = self.model.base_model(input_ids=tokens).last_hidden_state  # (b, l, d)
-            scores.append(self.model.score(hidden[torch.arange(len(rows)), lengths[rows] - 1]).squeeze(-1))  # (b,)
+            tokens = torch.tensor([row + row[-1:] * (length - len(row)) for row in part])  # (b, l)
+            last = torch.arange(length) == lengths[rows, None] - 1  # (b, l)
+            inputs = (part.to(self.model.device) for part in (tokens, lengths[rows], last))
+            scores.append(self.model.score(trunk_states(self.model.base_model, *inputs)).squeeze(-1))  # (b,)
             order.append(rows)
         return in_order(scores, order) - self.score_mean
 
@@ -128,6 +129,15 @@ class ValueModel(nn.Module):
     def forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """V(state) at every position, the token at that position included in the state."""
         return self.head(self.trunk(input_ids=tokens).last_hidden_state).squeeze(-1)
+
+    def at(self, sequences: Sequences) -> Float[Tensor, "B L-1"]:
+        """V of the state in which each response token was chosen, 0 outside the mask; with gradient, as `forward`."""
+
+        def value(rows: Tensor, length: int) -> Tensor:
+            tokens, mask = sequences.tokens[rows, : length - 1], sequences.mask[rows, : length - 1]
+            return self.head(trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask)).squeeze(-1)  # (n,)
+
+        return on_grid(sequences, value)
 
 
 def _load(

@@ -1,10 +1,11 @@
 """Forward passes over answers that are given: response log-probs under a policy, and the KL to a reference.
 
 Rows are sorted by length and run in groups, each padded on the right to its own longest row: a causal model cannot see
-padding there, so that no attention mask is needed, and little is computed that nobody reads.
+padding there, so that no attention mask is needed. Of a Llama-shaped model not even that padding is computed, nor the
+logits of the prompt (`kernels/packed_llama.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from picollm_lite.chat import Encoded
 from picollm_lite.data import collate
+from picollm_lite.kernels.fused_llama import can_fuse
 from picollm_lite.kernels.logprobs import token_logprobs
+from picollm_lite.kernels.packed_llama import can_pack, packed_states
 from picollm_lite.kernels.rollout import Rollout
 
 GROUP_TOKENS = 2048  # tokens in a group: enough to fill the matrix products, few enough that rows are alike
@@ -41,17 +44,24 @@ class Sequences(NamedTuple):
 
 def response_logprobs(policy: nn.Module, examples: Sequence[Encoded], pad_token_id: int) -> ResponseLogprobs:
     """log pi(y | x) of each conversation's masked tokens, in order; with gradient unless under `torch.no_grad()`."""
-    device = next(policy.parameters()).device
-    lengths = torch.tensor([len(example.tokens) for example in examples])
     batch = collate(examples, pad_token_id)
-    tokens, mask = batch.tokens.to(device), batch.response_mask[:, 1:].to(device)  # (B, L), (B, L-1)
-    sums, order = [], []
-    for rows, length in length_groups(lengths):
-        part, counts = tokens[rows, :length], mask[rows, : length - 1]  # (b, l), (b, l-1)
-        logits = policy(input_ids=part[:, :-1]).logits  # (b, l-1, V)
-        sums.append(token_logprobs(logits, part[:, 1:]).masked_fill(~counts, 0.0).sum(1))
-        order.append(rows)
-    return ResponseLogprobs(in_order(sums, order), mask.sum(1))
+    logp, mask = masked_logprobs(policy, batch.tokens, batch.response_mask)  # (B, L-1) each
+    return ResponseLogprobs(logp.sum(1), mask.sum(1))
+
+
+def masked_logprobs(
+    policy: nn.Module, tokens: Int[Tensor, "B L"], response_mask: Bool[Tensor, "B L"]
+) -> tuple[Float[Tensor, "B L-1"], Bool[Tensor, "B L-1"]]:
+    """log p of every token that the mask marks, 0 at the others, and the mask without its first column.
+
+    Rows are padded on the right; what stands behind a row's last marked token is not computed. With gradient unless
+    under `torch.no_grad()`.
+    """
+    device = next(policy.parameters()).device
+    place = torch.arange(1, tokens.shape[1] + 1, device=response_mask.device)
+    lengths = (place * response_mask).amax(1)  # (B,): up to the last marked token
+    tokens, mask = tokens.to(device), response_mask[:, 1:].to(device)
+    return sequence_logprobs(policy, Sequences(tokens, mask, mask.float(), lengths.to(device))), mask
 
 
 def in_order(parts: Sequence[Float[Tensor, " b"]], rows: Sequence[Int[Tensor, " b"]]) -> Float[Tensor, " B"]:
@@ -86,12 +96,36 @@ def left_align(sample: Rollout) -> Sequences:
     return Sequences(tokens, mask[:, 1:], logp[:, 1:], lengths)
 
 
-@torch.no_grad()
 def sequence_logprobs(policy: nn.Module, sequences: Sequences, *, temperature: float = 1.0) -> Float[Tensor, "B L-1"]:
-    """log p of each response token, 0 outside the mask."""
-    logp = torch.zeros_like(sequences.logp)
+    """log p of each response token, 0 outside the mask; with gradient unless under `torch.no_grad()`."""
+
+    def score(rows: Tensor, length: int) -> Tensor:
+        tokens, mask = sequences.tokens[rows, :length], sequences.mask[rows, : length - 1]  # (b, l), (b, l-1)
+        if can_fuse(policy) and can_pack(policy.model):
+            logits = policy.lm_head(packed_states(policy.model, tokens[:, :-1], sequences.lengths[rows] - 1, mask))
+        else:
+            logits = policy(input_ids=tokens[:, :-1]).logits[mask]  # (n, V)
+        return token_logprobs(logits[None], tokens[:, 1:][mask][None], temperature=temperature)[0]  # (n,)
+
+    return on_grid(sequences, score)
+
+
+def on_grid(sequences: Sequences, compute: Callable[[Tensor, int], Float[Tensor, " n"]]) -> Float[Tensor, "B L-1"]:
+    """What `compute(rows, length)` gives for the n response tokens of each group, put in its place; 0 elsewhere."""
+    B, T = sequences.mask.shape
+    numbers, places = [], []
     for rows, length in length_groups(sequences.lengths):
-        tokens = sequences.tokens[rows, :length]  # (b, l)
-        logits = policy(input_ids=tokens[:, :-1]).logits  # (b, l-1, V)
-        logp[rows, : length - 1] = token_logprobs(logits, tokens[:, 1:], temperature=temperature).to(logp.dtype)
-    return logp.masked_fill(~sequences.mask, 0.0)
+        at = rows.to(sequences.mask.device)[:, None] * T + torch.arange(T, device=sequences.mask.device)  # (b, T)
+        numbers.append(compute(rows, length).float())
+        places.append(at[sequences.mask[rows]])
+    grid = torch.zeros(B * T, device=sequences.mask.device)
+    return grid.index_put((torch.cat(places),), torch.cat(numbers)).view(B, T)
+
+
+def trunk_states(
+    trunk: nn.Module, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"], wanted: Bool[Tensor, "B L"]
+) -> Float[Tensor, "n d"]:
+    """Last hidden states at the wanted positions, row by row; rows are padded on the right."""
+    if can_pack(trunk):
+        return packed_states(trunk, tokens, lengths, wanted)
+    return trunk(input_ids=tokens).last_hidden_state[wanted]

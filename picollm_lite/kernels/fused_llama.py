@@ -9,23 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FUSABLE = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+PLAIN_TRUNKS = ("LlamaModel", "Qwen2Model")
 
 
 def can_fuse(model: nn.Module) -> bool:
-    """Whether `FusedLlama` gives this model's logits: plain fp32 linear layers, SiLU, full attention, static RoPE."""
-    config = model.config
-    if type(model).__name__ not in FUSABLE or config.hidden_act != "silu":
+    """Whether `FusedLlama` gives this model's logits: a plain trunk and a linear head on it."""
+    return type(model).__name__ in FUSABLE and is_plain(model.model) and type(model.lm_head) is nn.Linear
+
+
+def is_plain(trunk: nn.Module) -> bool:
+    """Whether a trunk is what our own forward passes compute: fp32 linear layers, SiLU, full attention, static RoPE."""
+    if type(trunk).__name__ not in PLAIN_TRUNKS or trunk.config.hidden_act != "silu":
         return False
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+    if set(getattr(trunk.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
-    if "dynamic" in model.model.rotary_emb.rope_type or model.model.rotary_emb.rope_type == "longrope":
+    if "dynamic" in trunk.rotary_emb.rope_type or trunk.rotary_emb.rope_type == "longrope":
         return False  # these change their frequencies with the length of the text
     # Read by name, so that a wrapped projection (an adapter, a quantized layer) is seen and not fused away.
-    linears = [getattr(part, name) for layer in model.model.layers for part, name in _projections(layer)]
+    linears = [getattr(part, name) for layer in trunk.layers for part, name in _projections(layer)]
     plain = all(type(linear) is nn.Linear and linear.weight.dtype == torch.float32 for linear in linears)
-    return (
-        plain and type(model.lm_head) is nn.Linear and not any(_has_other_bias(layer) for layer in model.model.layers)
-    )
+    return plain and not any(_has_other_bias(layer) for layer in trunk.layers)
 
 
 def _projections(layer: nn.Module) -> list[tuple[nn.Module, str]]:
@@ -34,7 +37,7 @@ def _projections(layer: nn.Module) -> list[tuple[nn.Module, str]]:
 
 
 def _has_other_bias(layer: nn.Module) -> bool:
-    """Whether a projection other than q, k and v has a bias, which `FusedLlama` does not add."""
+    """Whether a projection other than q, k and v has a bias, which our own forward passes do not add."""
     return any(getattr(part, name).bias is not None for part, name in _projections(layer)[3:])
 
 
@@ -168,9 +171,14 @@ class _Layer:
 
 def _side_by_side(qkv: list[Tensor], K: int, D: int) -> Tensor:
     """Rows of q, k and v as K groups of (G queries, key, value), RoPE's halves interleaved, 1/sqrt(D) in q."""
-    q, k, v = (weight.view(K, -1, D, weight.shape[-1]) for weight in qkv)
-    q, k = (part.unflatten(2, (2, D // 2)).transpose(2, 3).flatten(2, 3) for part in (q * D**-0.5, k))
-    return torch.cat([q, k, v], dim=1).flatten(0, 2)
+    q, k, v = qkv
+    parts = (interleaved(q * D**-0.5, D), interleaved(k, D), v)
+    return torch.cat([part.view(K, -1, D, part.shape[-1]) for part in parts], dim=1).flatten(0, 2)
+
+
+def interleaved(weight: Tensor, D: int) -> Tensor:
+    """Rows of q or k, heads of D, with RoPE's two halves interleaved: the pair that is turned becomes neighbors."""
+    return weight.unflatten(0, (-1, 2, D // 2)).transpose(1, 2).flatten(0, 2)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

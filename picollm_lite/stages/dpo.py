@@ -166,6 +166,7 @@ def pair_loss(loss: Callable[..., PreferenceLoss], logp: PairLogprobs) -> Prefer
     return loss(pc, pr, rc, rr)
 
 
+@torch.no_grad()
 def evaluate(
     policy: nn.Module,
     ref: nn.Module,

@@ -9,7 +9,6 @@ zeros: begun as the reward model, which was never asked about half an answer, it
 
 import math
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.chat import MAX_NEW_TOKENS, respond
 from picollm_lite.kernels.advantages import gae, shape_rewards, whiten
-from picollm_lite.kernels.logprobs import kl_k3, token_logprobs
+from picollm_lite.kernels.logprobs import kl_k3
 from picollm_lite.kernels.losses import ppo_policy_loss, ppo_value_loss
 from picollm_lite.models import ValueModel
-from picollm_lite.scoring import Sequences, left_align, length_groups, sequence_logprobs
+from picollm_lite.scoring import Sequences, left_align, sequence_logprobs
 from picollm_lite.stages.optimization import check_loss, descend
 from picollm_lite.stages.sampling import RewardFn, Sample, checked_scores, prompt_batches, samples
 
@@ -167,50 +166,34 @@ def collect(
     if config.unfinished_score is not None:
         final = scores.where(sample.finished, torch.full_like(scores, config.unfinished_score))
     ref_logp = sequence_logprobs(ref, sequences, temperature=config.temperature)  # (B, L-1)
-    values = sequence_values(critic, sequences)  # (B, L-1)
+    values = critic.at(sequences)  # (B, L-1)
     rewards = shape_rewards(final, sequences.logp, ref_logp, mask, kl_coef=kl_coef)  # (B, L-1)
     advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
     kl = (sequences.logp - ref_logp).sum(1)  # (B,)
     return Experience(sequences, scores, kl, values, whiten(advantages, mask), returns, sample.finished.float()), texts
 
 
-@torch.no_grad()
-def sequence_values(critic: ValueModel, sequences: Sequences) -> Float[Tensor, "B L-1"]:
-    """V of the state in which each response token was chosen, 0 outside the mask."""
-    values = torch.zeros_like(sequences.logp)
-    for rows, length in length_groups(sequences.lengths):
-        values[rows, : length - 1] = critic(sequences.tokens[rows, : length - 1]).to(values.dtype)
-    return values.masked_fill(~sequences.mask, 0.0)
-
-
 def accumulate(
     policy: nn.Module, critic: ValueModel, experience: Experience, rows: Tensor, config: PPOConfig, where: str
 ) -> dict[str, float]:
-    """Gradients of both losses over the minibatch `rows`, group by group; returns means over its response tokens."""
-    sequences, totals = experience.sequences, Counter()
-    count = sequences.mask[rows].sum()
-    for group, length in length_groups(sequences.lengths[rows]):
-        part = rows[group]
-        tokens, mask = sequences.tokens[part, :length], sequences.mask[part, : length - 1]  # (b, l), (b, l-1)
-        old_logp, advantages, old_values, returns = (
-            grid[part, : length - 1]
-            for grid in (sequences.logp, experience.advantages, experience.values, experience.returns)
-        )
-        logits = policy(input_ids=tokens[:, :-1]).logits  # (b, l-1, V)
-        logp = token_logprobs(logits, tokens[:, 1:], temperature=config.temperature)
-        values = critic(tokens[:, :-1])
-        policy_loss = ppo_policy_loss(logp, old_logp, advantages, mask, clip=config.clip)
-        value_loss = ppo_value_loss(values, old_values, returns, mask, clip=config.value_clip)
-        share = mask.sum() / count
-        loss = share * (policy_loss + value_loss)  # no weight on the value loss: it has parameters of its own
-        check_loss(loss, where)
-        loss.backward()
-        outside = ((logp.detach() - old_logp).exp() - 1).abs() > config.clip
-        moved = kl_k3(old_logp, logp.detach())[mask].mean()
-        sizes = (policy_loss, value_loss, outside[mask].float().mean(), moved)
-        for name, size in zip(("policy_loss", "value_loss", "clip_fraction", "approx_kl"), sizes, strict=True):
-            totals[name] += (share * size).item()
-    return dict(totals)
+    """Gradients of both losses over the minibatch `rows`; returns means over its response tokens."""
+    sequences = Sequences(*(part[rows] for part in experience.sequences))
+    mask, old_logp, advantages = sequences.mask, sequences.logp, experience.advantages[rows]  # (b, L-1) each
+    logp = sequence_logprobs(policy, sequences, temperature=config.temperature)
+    policy_loss = ppo_policy_loss(logp, old_logp, advantages, mask, clip=config.clip)
+    values, old_values, returns = critic.at(sequences), experience.values[rows], experience.returns[rows]
+    value_loss = ppo_value_loss(values, old_values, returns, mask, clip=config.value_clip)
+    loss = policy_loss + value_loss  # no weight on the value loss: it has parameters of its own
+    check_loss(loss, where)
+    loss.backward()
+    logp = logp.detach()
+    outside = ((logp - old_logp).exp() - 1).abs() > config.clip
+    return {
+        "policy_loss": policy_loss.item(),
+        "value_loss": value_loss.item(),
+        "clip_fraction": outside[mask].float().mean().item(),
+        "approx_kl": kl_k3(old_logp, logp)[mask].mean().item(),
+    }
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:

@@ -1,7 +1,6 @@
 """Supervised fine-tuning: next-token loss on what the assistant wrote, and on nothing else.
 
-Left out of the usual recipe: attention masks (rows are padded on the right, where a causal model does not look) and
-packing (batches of nearly equal length waste little).
+Left out of the usual recipe: attention masks, as rows are padded on the right, where a causal model does not look.
 """
 
 import math
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from picollm_lite.chat import Encoded
 from picollm_lite.data import Batch, collate, epoch_batches
-from picollm_lite.kernels.logprobs import token_logprobs
 from picollm_lite.kernels.losses import sft_loss
+from picollm_lite.scoring import masked_logprobs
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
 
 
@@ -91,8 +90,5 @@ def evaluate(policy: nn.Module, demos: Sequence[Encoded], *, pad_token_id: int, 
 
 
 def batch_loss(policy: nn.Module, batch: Batch) -> Tensor:
-    """SFT loss of one batch; logits at position t score token t+1."""
-    device = next(policy.parameters()).device
-    tokens, mask = batch.tokens.to(device), batch.response_mask.to(device)  # (B, L) each
-    logits = policy(input_ids=tokens[:, :-1]).logits  # (B, L-1, V)
-    return sft_loss(token_logprobs(logits, tokens[:, 1:]), mask[:, 1:])  # ()
+    """SFT loss of one batch."""
+    return sft_loss(*masked_logprobs(policy, batch.tokens, batch.response_mask))  # ()

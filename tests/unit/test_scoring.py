@@ -170,7 +170,6 @@ def test_captured_logprobs_equal_a_scoring_pass(sampled, monkeypatch, group_toke
     scored = sequence_logprobs(policy, sequences, temperature=temperature)
     assert_close(scored, sequences.logp, rtol=0, atol=1e-5)
     assert sequences.mask.sum() == sample.response_mask.sum() and (scored[~sequences.mask] == 0).all()
-    assert not scored.requires_grad
 
 
 def test_a_scoring_pass_equals_a_slow_loop(sampled):
@@ -182,6 +181,13 @@ def test_a_scoring_pass_equals_a_slow_loop(sampled):
         tokens = sequences.tokens[row, :length].tolist()
         slow = slow_logps(policy, tokens, [False, *mask[: length - 1].tolist()], temperature=0.6)
         assert_close(scored[row][mask], slow, rtol=0, atol=1e-5)
+
+
+def test_a_scoring_pass_has_a_gradient_where_it_is_wanted(sampled):
+    policy, sample = sampled(1.0)
+    assert sequence_logprobs(policy, left_align(sample)).requires_grad
+    with torch.no_grad():
+        assert not sequence_logprobs(policy, left_align(sample)).requires_grad
 
 
 def test_the_kl_of_a_rollout_to_a_copy_is_zero_and_to_another_model_is_not(sampled, tiny_model, taught):
