@@ -6,14 +6,15 @@ ONLY ?=
 TORCH := torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.installed
+COLAB := .venv-colab/.installed
 PYTEST := $(BIN)/python -m pytest
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab check data results store lock
+.PHONY: help course test lab check data results store screenshots lock chromium
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12    the Python, 3.11 to 3.13, that .venv is made from (default: python3)"
 	@echo "ONLY=\"01 04\"         only these notebooks (course, store)"
@@ -23,7 +24,7 @@ help: ## this list
 course: $(READY) ## execute every notebook in order; executed copies, HTML pages and checkpoints go to outputs/
 	@$(COURSE)
 
-test: check ## everything that CI runs: check, the other tests, then every notebook cell by cell
+test: check chromium $(COLAB) ## everything that CI runs: check, the other tests, then every notebook cell by cell
 	$(PYTEST) tests --ignore=tests/unit
 	$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/
 
@@ -44,6 +45,13 @@ results: $(READY) ## run the course with five seeds (45 minutes) and write data/
 store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and store the outputs
 	@$(COURSE) --store
 
+screenshots: chromium ## for authors: pictures of the widgets in the notebooks, to notebooks/images/
+	PICOLLM_QUICK=40 PICOLLM_SCREENSHOTS=notebooks/images $(PYTEST) tests/browser/test_notebooks.py
+
+# The browser tests are skipped where this finds and installs none.
+chromium: $(READY)
+	@$(BIN)/python tests/browser/chromium.py
+
 # setuptools comes from the lock too, so the last step needs no network.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || \
@@ -51,6 +59,15 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -r requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Colab's versions of Jupyter in front of all else in .venv, so that the widgets are tested with both.
+$(COLAB): $(READY) tests/browser/colab-requirements.txt
+	$(BIN)/python -m venv --clear --without-pip .venv-colab
+	$(BIN)/python -m pip --python .venv-colab/bin/python install --no-deps -r tests/browser/colab-requirements.txt
+	@folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  main=$$($(BIN)/python -c "$$folder"); colab=$$(.venv-colab/bin/python -c "$$folder"); \
+	  echo "import site; site.addsitedir('$$main')" > "$$colab/main.pth"
 	@touch $@
 
 # Python 3.11, so that every version chosen exists for 3.11 too. CUDA packages stay out:

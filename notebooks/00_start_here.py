@@ -32,11 +32,12 @@ import pandas as pd
 from picollm_lite.chat import answer
 from picollm_lite.data import load_demos, load_suite
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval
-from picollm_lite.models import load_policy
+from picollm_lite.models import RewardModel, load_policy
 from picollm_lite.paths import DEMOS, SUITE, checkpoint
 from picollm_lite.ui.claims import check
 from picollm_lite.ui.exercises import exercise, show_solution
-from picollm_lite.ui.explorers import explain_gold, show_answers
+from picollm_lite.ui.explorers.answers import explain_gold
+from picollm_lite.ui.explorers.playground import playground
 from picollm_lite.ui.setup import start
 from picollm_lite.world.asks import PHRASINGS, read, reference_answer
 from picollm_lite.world.concepts import by_id, load_concepts
@@ -165,17 +166,22 @@ for stage in ("base", "sft", "ppo", "dpo"):
     )
 
 # %% [markdown]
-# Ask all four the same thing. Change the question and the temperature and run the cell again: any question that names a concept of
-# the bank will do. With the same seed you get the same answers.
+# Ask all four the same thing. Each answer comes with its gold reward, criterion by criterion, and with two numbers that the next notebooks explain: the
+# *proxy*, what the learned reward model makes of it, and the *KL*, how far the model has moved from SFT to say it.
+#
+# **Try:** a question of your own about any concept of the bank; then temperature 0, and another seed. The same seed gives the same answers.
 
 # %% slideshow={"slide_type": "slide"}
-question = "Explain tokenization for a first-year student."
-show_answers(
-    question,
-    {
-        name: answer(model, tokenizer, [question], temperature=TEMPERATURE, seed=SEED)[0]
-        for name, model in models.items()
-    },
+suite_questions = list(load_suite(SUITE)["prompt"])
+first = "Explain tokenization for a first-year student."
+playground(
+    models,
+    tokenizer,
+    [first, *(question for question in suite_questions if question != first)],
+    ref=models["sft"],
+    reward_model=RewardModel.load(checkpoint("reward"), device=DEVICE),
+    temperature=TEMPERATURE,
+    seed=SEED,
 )
 
 # %% [markdown]

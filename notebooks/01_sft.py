@@ -40,11 +40,12 @@ from picollm_lite.kernels.rollout import rollout
 from picollm_lite.models import load_policy, save
 from picollm_lite.paths import CHECKPOINTS, DEMOS, SUITE, outputs
 from picollm_lite.stages import sft
+from picollm_lite.stages.sampling import samples
 from picollm_lite.ui import plots
 from picollm_lite.ui.claims import check
 from picollm_lite.ui.exercises import exercise
-from picollm_lite.ui.explorers import show_answers
-from picollm_lite.ui.panel import TextPanel
+from picollm_lite.ui.explorers.answers import show_answers
+from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %%
@@ -219,8 +220,19 @@ for quality, rows in table.groupby("quality"):
 
 # %%
 examples = encode_demos(demos, tokenizer)
-records, gold_while_training = [], []
-panel = TextPanel("sft")
+gold_while_training = []
+
+
+def measure_gold(record):
+    """Every 40 steps the policy answers the suite; the panel shows mean gold and three of the answers."""
+    if record.step % 40 and record.step > 1:
+        return {}
+    answers = answer(policy, tokenizer, questions, seed=SEED)
+    gold = torch.tensor(gold_scores(questions, answers))
+    gold_while_training.append((record.step, gold.mean().item()))
+    return {"gold": gold.mean().item(), "samples": samples(questions, answers, None, gold)}
+
+
 run = sft.train(
     policy,
     examples[N_VAL:],
@@ -231,17 +243,8 @@ run = sft.train(
     learning_rate=LEARNING_RATE,
     seed=SEED,
 )
-try:
-    for record in run:
-        records.append(record)
-        if record.step % 40 == 0 or record.step == 1:
-            answers = answer(policy, tokenizer, questions, seed=SEED)
-            gold_while_training.append((record.step, gold_scores(questions, answers).mean()))
-        panel.update(record.step, record.steps, loss=record.loss, gold=gold_while_training[-1][1])
-except KeyboardInterrupt:
-    print(f"stopped after step {len(records)}; going on with what was learned")
-panel.close()
-print("newest answer:", answers[1])
+panel = TrainingPanel("sft", {"loss, nats a response token": ("loss", "val_loss"), "gold": ("gold",)})
+records = panel.follow(run, measure_gold)
 
 # %% slideshow={"slide_type": "slide"}
 steps = [record.step for record in records]
@@ -329,8 +332,8 @@ show_answers(
 
 # %%
 question = "Define dropout and say why it matters."
-samples = answer(policy, tokenizer, [question] * 8, seed=SEED)
-for gold, text in sorted(zip(gold_scores([question] * 8, samples), samples, strict=True), reverse=True):
+answers = answer(policy, tokenizer, [question] * 8, seed=SEED)
+for gold, text in sorted(zip(gold_scores([question] * 8, answers), answers, strict=True), reverse=True):
     print(f"{gold:+.2f}  {text}")
 
 # %% [markdown]

@@ -41,7 +41,9 @@ from picollm_lite.stages import reward
 from picollm_lite.ui import plots
 from picollm_lite.ui.claims import check, measure
 from picollm_lite.ui.exercises import exercise
-from picollm_lite.ui.panel import TextPanel
+from picollm_lite.ui.explorers.reward_explorer import reward_explorer
+from picollm_lite.ui.labelling import label_pairs
+from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 from picollm_lite.world.annotators import panel_probability
 from picollm_lite.world.asks import read, reference_answer
@@ -77,6 +79,16 @@ for row in preferences.select([annotators.index("careful"), annotators.index("fl
 table = preferences.to_pandas()
 table["agrees"] = (table.gold_chosen > table.gold_rejected).where(table.gold_chosen != table.gold_rejected)
 table.groupby("annotator").agrees.agg(pairs="size", agreement="mean").astype({"agreement": float}).round(2)
+
+# %% [markdown]
+# ### Be an annotator
+#
+# How do you compare? Here are pairs that nobody trains on. Every label is saved at once, to `labels.jsonl` in your outputs folder, and running the cell again goes on where you stopped.
+#
+# **Try:** label ten pairs, with the mouse or by typing letters into the field. The table shows which of the simulated annotators you agree with.
+
+# %%
+label_pairs(held_out.select(range(40)), outputs() / "labels.jsonl", seed=SEED)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## From choices to scores
@@ -207,8 +219,6 @@ print(f"Bayes ceiling of accuracy {ceiling:.1%}; Bayes floor of the loss {floor:
 # **Predict before you run:** coin tossing gets 50 % of the held-out labels right, the ceiling is above. Where between the two will a model of a million parameters end?
 
 # %%
-records = []
-panel = TextPanel("reward")
 run = reward.train(
     reward_model,
     pairs,
@@ -219,14 +229,14 @@ run = reward.train(
     eval_every=40,
     seed=SEED,
 )
-try:
-    for record in run:
-        records.append(record)
-        panel.update(record.step, record.steps, loss=record.loss, accuracy=record.accuracy, margin=record.margin)
-except KeyboardInterrupt:
+charts = {
+    "accuracy on labels": ("accuracy", "val_accuracy"),
+    "loss, nats a pair": ("loss", "val_loss"),
+    "margin": ("margin",),
+}
+records = TrainingPanel("reward", charts).follow(run)
+if not records or records[-1].step < records[-1].steps:  # stopped early: the scores still want centering
     reward.center(reward_model, pairs)
-    print(f"stopped after step {len(records)}; going on with what was learned")
-panel.close()
 
 # %% slideshow={"slide_type": "slide"}
 steps = [record.step for record in records]
@@ -323,13 +333,20 @@ check("the proxy minds padding, and does not mind flattery", padded_first.high <
 # a high score will find that out.
 #
 # ### Your turn: fool it
-# *Difficulty 2 of 3, about 10 minutes.* Write an answer to this question that the proxy scores above the perfect one and the rubric far below. There is no single solution; the
-# cell tells you how far you got.
+# *Difficulty 2 of 3, about 10 minutes.* Write an answer to this question that the proxy scores above the perfect one and the rubric far below. There is no single solution.
+#
+# **Try:** the buttons first, one at a time, and compare the two changes in the last line; then type.
 #
 # <details><summary>Hint</summary>Start from the perfect answer and read the table above.</details>
 
 # %%
 QUESTION = "What is a KV cache?"
+reward_explorer(QUESTION, reward_model)
+
+# %% [markdown]
+# Keep your best find here; the cell says how far you got.
+
+# %%
 MY_ANSWER = "I do not know."
 
 best = reference_answer(read(QUESTION))

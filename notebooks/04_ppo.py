@@ -45,7 +45,10 @@ from picollm_lite.stages import ppo
 from picollm_lite.ui import plots
 from picollm_lite.ui.claims import check, measure
 from picollm_lite.ui.exercises import exercise
-from picollm_lite.ui.panel import TextPanel
+from picollm_lite.ui.explorers.lens_data import lens_data
+from picollm_lite.ui.explorers.sliders import kl_budget, sweep_rows
+from picollm_lite.ui.explorers.token_lens import token_lens
+from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 from picollm_lite.world.rubric import judge_sentences
 
@@ -54,9 +57,9 @@ SEED = 0
 STEPS = 40
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
-SWEEP_LEARNING_RATE = 2e-4  # twice as fast, to get to the interesting part within two minutes
+SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.1, 0.005, 1.0
-WEAK_STEPS, STRONG_STEPS = 50, 15
+WEAK_STEPS, STRONG_STEPS = 45, 15
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
@@ -104,7 +107,8 @@ for text, row in zip(texts, mask, strict=True):
 # positions, no dropout. And as the policy is still a copy of the reference, the KL must be 0.
 
 # %%
-ref_logp = sequence_logprobs(ref, sequences)  # (B, T): one pass of the reference over the finished text
+with torch.no_grad():
+    ref_logp = sequence_logprobs(ref, sequences)  # (B, T): one pass of the reference over the finished text
 kl_at_start = (logp - ref_logp).sum(1).mean().item()
 largest = (logp - ref_logp).abs().max().item()
 print(f"KL at the start {kl_at_start:+.6f} nats an answer; largest difference of a token's log-prob {largest:.1e}")
@@ -140,8 +144,8 @@ def kl_estimators(logp, ref_logp):
 # %%
 trained, _ = load_policy(CHECKPOINTS / "ppo", device=DEVICE)
 away = left_align(respond(trained, tokenizer, questions, seed=SEED).rollout)
-away_ref_logp = sequence_logprobs(ref, away)
 with torch.no_grad():
+    away_ref_logp = sequence_logprobs(ref, away)
     exact = kl_exact(*(model(input_ids=away.tokens[:, :-1]).logits for model in (trained, ref)))  # (B, T)
 estimates = dict(zip(("k1", "k2", "k3"), kl_estimators(away.logp, away_ref_logp), strict=True))
 for kernel, mine in zip((kl_k1, kl_k2, kl_k3), estimates.values(), strict=True):
@@ -205,7 +209,8 @@ def advantages(rewards, values, gamma, lam):
 
 # %%
 critic = ValueModel.from_policy(policy)  # a trunk of its own, and a head of zeros: it expects nothing yet
-V = ppo.sequence_values(critic, sequences) + 0.1 * mask  # (B, T); pretend that it expects 0.1 everywhere
+with torch.no_grad():
+    V = critic.at(sequences) + 0.1 * mask  # (B, T); pretend that it expects 0.1 everywhere
 A, R = gae(r_t, V, mask, gamma=GAMMA, lam=LAM)
 for row in range(4):
     torch.testing.assert_close(advantages(r_t[row][mask[row]], V[row][mask[row]], GAMMA, LAM), A[row][mask[row]])
@@ -282,15 +287,24 @@ def gold_fn(prompts, responses):
     return torch.tensor(gold_scores(prompts, responses))
 
 
-def train(model, steps, kl_coef, learning_rate, title):
-    """One PPO run; an interrupt keeps what has been trained so far."""
-    records, panel = [], TextPanel(title)
+CHARTS = {
+    "mean reward": ("proxy", "gold"),
+    "KL to SFT, nats an answer": ("kl",),
+    "length, tokens": ("length",),
+    "entropy, nats a token": ("entropy",),
+    "share of tokens clipped": ("clip_fraction",),
+    "share of answers that end": ("finished",),
+}
+
+
+def train(model, proxy, steps, kl_coef, learning_rate, title, critic=None):
+    """One PPO run in a live panel, from `model` as its own reference; an interrupt keeps what was trained so far."""
     run = ppo.train(
         model,
-        reward_model.score,
+        proxy.score,
         prompts,
         tokenizer=tokenizer,
-        ref=ref,
+        critic=critic,
         gold_fn=gold_fn,
         steps=steps,
         batch_size=BATCH_SIZE,
@@ -299,20 +313,13 @@ def train(model, steps, kl_coef, learning_rate, title):
         unfinished_score=UNFINISHED_SCORE,
         seed=SEED,
     )
-    try:
-        for record in run:
-            records.append(record)
-            panel.update(
-                record.step, record.steps, proxy=record.proxy, gold=record.gold, kl=record.kl, length=record.length
-            )
-    except KeyboardInterrupt:
-        print(f"stopped after step {len(records)}; going on with what was learned")
-    panel.close()
-    return records
+    return TrainingPanel(title, CHARTS).follow(run)
 
 
 # %%
-main = train(policy, STEPS, KL_COEF, LEARNING_RATE, "ppo")
+main = train(
+    policy, reward_model, STEPS, KL_COEF, LEARNING_RATE, "ppo", critic
+)  # the critic from above, still a head of zeros
 
 
 # %% slideshow={"slide_type": "slide"}
@@ -347,6 +354,18 @@ pd.DataFrame(
     {f"step {r.step}": {key: getattr(r, key) for key in keys} for r in (main[0], main[len(main) // 2], main[-1])}
 ).round(3)
 
+# %% [markdown]
+# ## Token by token
+#
+# A mean hides where in an answer the policy moved, and what the critic thought on the way. The lens shows new answers of the trained policy: the *log-ratio* is $\log\pi_\theta(y_t) - \log\pi_{ref}(y_t)$, whose sum over an answer
+# estimates the KL; the *value* is the critic's, before the token; the *advantage* is what the next update would use.
+#
+# **Try:** color by log-ratio and look for the few tokens that carry most of the distance; then by value: where in the answer does the critic change its mind?
+
+# %%
+lens = lens_data(questions[:6], policy, ref, tokenizer, critic=critic, reward_model=reward_model, kl_coef=KL_COEF)
+token_lens(lens)
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## PPO against SFT
 #
@@ -380,21 +399,28 @@ measure("PPO: mean gold on the suite", mean_interval(ppo_gold))
 print(f"{win.wins} wins, {win.ties} ties, {win.losses} losses")
 
 # %% tags=["nbval-check-output"]
-check("PPO raised the proxy over its run", smooth(r.proxy for r in main).iloc[-1] > main[0].proxy)
+ppo_proxy, sft_proxy = (reward_model.score(asked, texts).mean().item() for texts in (ppo_texts, sft_texts))
+check("PPO raised the proxy on the suite", ppo_proxy > sft_proxy)
 check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50 %", win.low > 0.5)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs, with twice the learning rate: one with a strong penalty, one with hardly any.
+# Two more runs, with three times the learning rate: one with a strong penalty, one with hardly any.
+#
+# Both start from the shipped SFT model and are rewarded by the shipped reward model, also if you trained your own: what a policy exploits is what its reward model happens to offer, and yours may
+# offer something else. (Put yours in and see.)
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
 
 # %%
-strong_policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
-strong = train(strong_policy, STRONG_STEPS, STRONG_KL_COEF, SWEEP_LEARNING_RATE, f"ppo, kl_coef {STRONG_KL_COEF}")
-weak_policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
-weak = train(weak_policy, WEAK_STEPS, WEAK_KL_COEF, SWEEP_LEARNING_RATE, f"ppo, kl_coef {WEAK_KL_COEF}")
+shipped_reward = RewardModel.load(CHECKPOINTS / "reward", device=DEVICE)
+sweep = {}
+for kl_coef, steps_of_run in ((STRONG_KL_COEF, STRONG_STEPS), (WEAK_KL_COEF, WEAK_STEPS)):
+    model, _ = load_policy(CHECKPOINTS / "sft", device=DEVICE)
+    records = train(model, shipped_reward, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
+    sweep[kl_coef] = model, records
+(strong_policy, strong), (weak_policy, weak) = sweep.values()
 
 # %% slideshow={"slide_type": "slide"}
 weak_steps = [record.step for record in weak]
@@ -419,7 +445,7 @@ pd.DataFrame([report(name, texts) for name, texts in named.items()]).set_index("
 # %%
 for question, text in list(zip(asked, weak_texts, strict=True))[:6]:
     print(
-        f"proxy {reward_model.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
+        f"proxy {shipped_reward.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
     )
 
 # %% tags=["nbval-check-output"]
@@ -452,6 +478,7 @@ check(
 
 # %% slideshow={"slide_type": "slide"}
 runs = {"strong": strong, "main": main, "weak": weak}
+KL_OF = {"strong": STRONG_KL_COEF, "main": KL_COEF, "weak": WEAK_KL_COEF}
 d = {name: np.sqrt([max(r.kl, 0) for r in run]) for name, run in runs.items()}
 gold = {name: np.array([r.gold for r in run]) for name, run in runs.items()}
 at_start = np.mean([run[0] for run in gold.values()])
@@ -476,6 +503,14 @@ print(f"alpha {alpha:.2f}, beta_RL {beta_rl:.2f}: the fitted gold peaks at a KL 
 
 # %% tags=["nbval-check-output"]
 check("the fitted curve bends down: beta_RL is positive", beta_rl > 0)
+
+# %% [markdown]
+# If you may spend only so much KL, where does each run stand, and what does it say there?
+#
+# **Try:** move the budget down from the right until the weak run's gold is at its best, and read its answer there against the one at the end.
+
+# %%
+kl_budget([row for name, run in runs.items() for row in sweep_rows(run, f"kl_coef {KL_OF[name]}")])
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Find the bug: a negative KL
@@ -532,7 +567,8 @@ def finished_after(steps, unfinished_score):
     model, _ = load_policy(checkpoint("sft"), device=DEVICE)
     settings = {"steps": steps, "batch_size": 64, "learning_rate": 3e-4, "kl_coef": 0.05, "seed": SEED}
     run = ppo.train(model, wordy, prompts, tokenizer=tokenizer, ref=ref, unfinished_score=unfinished_score, **settings)
-    shares = [record.finished for record in run]
+    charts = {"share of answers that end": ("finished",), "length, tokens": ("length",)}
+    shares = [record.finished for record in TrainingPanel(f"unfinished: {unfinished_score}", charts).follow(run)]
     return shares[0], shares[-1]
 
 

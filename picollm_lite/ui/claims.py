@@ -13,9 +13,10 @@ def check(claim: str, holds: bool) -> None:
     """Print one stable line when the claim holds; raise ClaimError when it does not.
 
     With PICOLLM_CLAIMS=report in the environment a claim that fails is printed too, and the notebook goes on: that is
-    how claims are counted over several seeds.
+    how claims are counted over several seeds. So it is with PICOLLM_QUICK, as a run cut short proves nothing.
     """
-    if not holds and os.environ.get("PICOLLM_CLAIMS") != "report":
+    report = os.environ.get("PICOLLM_CLAIMS") == "report" or os.environ.get("PICOLLM_QUICK")
+    if not holds and not report:
         raise ClaimError(f"CLAIM failed: {claim}")
     print(f"CLAIM {'ok' if holds else 'failed'}: {claim}")
 

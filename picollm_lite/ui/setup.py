@@ -9,7 +9,7 @@ import transformers
 from picollm_lite.models import best_device
 
 # Results on a CPU depend on the number of threads in the last digits; two is what every laptop has.
-CPU_THREADS = 2
+CPU_THREADS = int(os.environ.get("PICOLLM_THREADS") or 2)
 
 
 def start(seed: int) -> str:

@@ -17,22 +17,20 @@ check("the seed is small", SEED < 10)"""
 
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
-    for name in ("PICOLLM_OUTPUTS", "PICOLLM_CLAIMS", "PICOLLM_SOLVE"):
-        monkeypatch.setenv(name, "")  # main() sets them; here they are put back
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
     nb = new_notebook(cells=[new_code_cell(SEEDED), new_code_cell(CLAIMS)])
     nbformat.write(nb, tmp_path / "01_sample.ipynb")
     return tmp_path
 
 
-def test_every_seed_is_run_and_counted(sample, capsys):
+def test_every_seed_is_run_and_counted(sample, capfd):
     before = (sample / "01_sample.ipynb").read_bytes()
     assert results.main(["--seeds", "2", "3", "--into", str(sample / "results.md")]) == 0
     table = (sample / "results.md").read_text()
     assert "| 01 | seed: twice | 4.00 [1.50, 2.50] | 6.00 [2.50, 3.50] |" in table
     assert "| 01 | the seed is even | 1 of 2 | ok | failed |" in table
     assert "| 01 | the seed is small | 2 of 2 | ok | ok |" in table
-    assert "seed 3: 01_sample ... 1 of 2 claims hold\n  failed: the seed is even" in capsys.readouterr().out
+    assert "seed 3: 01_sample, 1 of 2 claims hold\n  failed: the seed is even" in capfd.readouterr().out
     assert (sample / "01_sample.ipynb").read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""What learners see: claims, the progress line, pictures, printed answers, the setup line, and where files live."""
+"""What learners see: claims, pictures, printed answers, the setup line, and where files live."""
 
 import io
 import itertools
@@ -18,11 +18,9 @@ from PIL import Image as Pixels
 
 from picollm_lite import paths
 from picollm_lite.evaluation.metrics import Interval, WinRate
-from picollm_lite.ui import panel as panel_module
 from picollm_lite.ui import plots, setup
 from picollm_lite.ui.claims import ClaimError, check, measure
-from picollm_lite.ui.explorers import explain_gold, show_answers
-from picollm_lite.ui.panel import TextPanel
+from picollm_lite.ui.explorers.answers import explain_gold, show_answers
 from picollm_lite.world.asks import read, reference_answer
 from picollm_lite.world.concepts import load_concepts
 from picollm_lite.world.rubric import score
@@ -36,8 +34,9 @@ def test_a_claim_that_holds_is_one_stable_line(capsys, holds):
     assert capsys.readouterr().out == "CLAIM ok: gold rose\n"
 
 
-def test_claims_that_fail_are_counted_where_that_is_wanted(capsys, monkeypatch):
-    monkeypatch.setenv("PICOLLM_CLAIMS", "report")
+@pytest.mark.parametrize(("name", "value"), [("PICOLLM_CLAIMS", "report"), ("PICOLLM_QUICK", "3")])
+def test_claims_that_fail_are_counted_where_that_is_wanted(capsys, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     check("gold rose", False)
     check("gold fell", True)
     assert capsys.readouterr().out == "CLAIM failed: gold rose\nCLAIM ok: gold fell\n"
@@ -56,79 +55,6 @@ def test_a_claim_that_does_not_hold_stops(capsys, holds):
         check("gold rose", holds)
     assert capsys.readouterr().out == ""
     assert issubclass(ClaimError, AssertionError)
-
-
-# The progress line
-
-
-class Display:
-    """Stands in for IPython's display and for the handle it returns: keeps every text that was shown."""
-
-    def __init__(self):
-        self.shown = []
-
-    def __call__(self, data, *, raw, display_id):
-        assert raw and display_id
-        self.shown.append(data["text/plain"])
-        return self
-
-    def update(self, data, *, raw):
-        assert raw
-        self.shown.append(data["text/plain"])
-
-
-@pytest.fixture
-def screen(monkeypatch):
-    """A display, and a clock that stands still unless a test moves it."""
-    screen = Display()
-    screen.now = 1000.0
-    monkeypatch.setattr(panel_module, "display", screen)
-    monkeypatch.setattr(panel_module.time, "monotonic", lambda: screen.now)
-    return screen
-
-
-def test_the_panel_shows_first_and_last_and_stays_quiet_between(screen):
-    panel = TextPanel("sft")
-    for step in range(1, 11):
-        panel.update(step, 10, loss=1 / step, gold=-1.0)
-    assert screen.shown == [
-        "sft: starting",
-        "sft: step 1/10  loss 1.000  gold -1.000  (0 s, about 0 s left)",
-        "sft: step 10/10  loss 0.100  gold -1.000  (0 s, about 0 s left)",
-    ]
-
-
-def test_the_panel_redraws_at_most_twice_a_second(screen):
-    """A step each 0.2 s: drawn at 0.2, 0.8, 1.4 and so on, and at the end."""
-    panel = TextPanel("sft")
-    for step in range(1, 12):
-        screen.now += 0.2
-        panel.update(step, 11)
-    steps = [int(text.split("step ")[1].split("/")[0]) for text in screen.shown[1:]]
-    assert steps == [1, 4, 7, 10, 11]
-
-
-def test_the_panel_says_how_long_is_left(screen):
-    """5 of 20 steps took 10 s: the other 15 will take 30 s."""
-    panel = TextPanel("sft")
-    screen.now += 10
-    panel.update(5, 20, loss=2.0)
-    assert screen.shown[-1] == "sft: step 5/20  loss 2.000  (10 s, about 30 s left)"
-
-
-def test_closing_leaves_the_newest_line_even_if_it_was_never_drawn(screen):
-    panel = TextPanel("sft")
-    panel.update(1, 9, loss=3.0)
-    panel.update(2, 9, loss=2.0)  # too soon to be drawn
-    assert "step 1/9" in screen.shown[-1]
-    screen.now += 7
-    panel.close()
-    assert screen.shown[-1] == "sft: step 2/9  loss 2.000  (took 7 s)"
-
-
-def test_a_run_that_never_began_closes_too(screen):
-    TextPanel("sft").close()
-    assert screen.shown == ["sft: starting", "sft: starting  (took 0 s)"]
 
 
 # Pictures

@@ -1,10 +1,12 @@
-"""Look at answers side by side."""
+"""Look at answers side by side, and at what the rubric makes of each sentence."""
 
 from collections.abc import Mapping
 from textwrap import fill
 
 from picollm_lite.world.asks import read
-from picollm_lite.world.rubric import Verdict, judge_sentences, score
+from picollm_lite.world.rubric import RubricScore, Verdict, judge_sentences, score
+
+NO_GOLD = "no gold: the question names no concept of the bank; name one, e.g. 'What is a KV cache?'"
 
 
 def show_answers(question: str, answers: Mapping[str, str]) -> None:
@@ -19,11 +21,30 @@ def show_answers(question: str, answers: Mapping[str, str]) -> None:
 
 def explain_gold(question: str, text: str) -> None:
     """Print what the rubric makes of each sentence of an answer, and the total."""
-    targets = {concept.id for concept in read(question).concepts}
-    for verdict in judge_sentences(text):
-        print(f"{_verdict(verdict, targets):<44} | {verdict.text}")
+    for verdict, sentence in sentence_verdicts(question, text):
+        print(f"{verdict:<44} | {sentence}")
     total, criteria = score(question, text)
     print(f"gold {total:+.2f}   " + "  ".join(f"{name} {value:+.2f}" for name, value in criteria.items()))
+
+
+def sentence_verdicts(question: str, text: str) -> list[tuple[str, str]]:
+    """(what the rubric makes of it, sentence) in order. Raises ValueError when the question names no concept."""
+    targets = {concept.id for concept in read(question).concepts}
+    return [(_verdict(verdict, targets), verdict.text) for verdict in judge_sentences(text)]
+
+
+def gold_score(question: str, text: str) -> RubricScore | None:
+    """The gold reward, or None for a question that names no concept of the bank: there is no gold then.
+
+    Raises ValueError for an empty question.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty: type one, or pick one from the list")
+    try:
+        read(question)
+    except ValueError:
+        return None
+    return score(question, text)
 
 
 def _verdict(verdict: Verdict, targets: set[str]) -> str:

@@ -1,0 +1,55 @@
+"""The course's notebooks, as stored and then run from top to bottom with short training (PICOLLM_QUICK)."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from . import checks, screenshots
+from .driver import Notebook, open_page
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+RUN_SECONDS = 600
+USED = {
+    "00_start_here": [checks.playground],
+    "03_reward_model": [checks.panels_move, checks.reward_explorer, checks.labelling],
+    "04_ppo": [checks.panels_move, checks.token_lens, checks.sliders],
+    "05_dpo": [checks.panels_move, checks.sliders],
+}
+
+
+@pytest.fixture(scope="module")
+def lab(start_lab, tmp_path_factory):
+    """JupyterLab on a copy: it rewrites the .py of a pair when it saves."""
+    root = tmp_path_factory.mktemp("course")
+    shutil.copytree(NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns("*.py", ".*", "__pycache__"))
+    with start_lab(root) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def notebook(lab, browser, request):
+    with open_page(browser) as page:
+        notebook = Notebook(page, lab, f"notebooks/{request.param}.ipynb")
+        notebook.stored_pictures = notebook.pictures()
+        notebook.run_all(RUN_SECONDS)
+        screenshots.take(notebook)
+        yield notebook
+    lab.end_kernels()
+
+
+@pytest.mark.parametrize("notebook", USED, indirect=True)
+def test_stored_pictures_are_shown(notebook):
+    cells = nbformat.read(NOTEBOOKS / Path(notebook.path).name, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert notebook.stored_pictures == sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "check"),
+    [pytest.param(name, check, id=f"{name}-{check.__name__}") for name, used in USED.items() for check in used],
+    indirect=["notebook"],
+)
+def test_widget(notebook, check):
+    check(notebook)
