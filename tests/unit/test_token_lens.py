@@ -248,12 +248,11 @@ def test_a_pick_is_kept_from_answer_to_answer():
     reordered = dict(reversed(short().items()))
     live = token_lens({"a": (TOKENS[:3], short()), "b": (TOKENS[:3], reordered)})
     answer, quantity = live.box.children[:2]
-    quantity.value = "value"
     answer.value = "b"
-    assert quantity.value == "value" and quantity.options == ("value", "log-ratio")
-    quantity.value = "log-ratio"
+    assert (quantity.options, quantity.value) == (("value", "log-ratio"), "log-ratio")
+    quantity.value = "value"
     answer.value = "a"
-    assert quantity.value == "log-ratio" and live.view.text.startswith("a  (log-ratio of 3 tokens)")
+    assert quantity.value == "value" and live.view.text.startswith("a  (value of 3 tokens)")
 
 
 def test_an_answer_that_does_not_fit_is_one_line():
