@@ -51,7 +51,7 @@ def reward_view(question: str, history: Sequence[Step]) -> View:
     steps = ["edit", "proxy", "change", "gold", "change", ""], _changes(history)
     tables = "".join(f"<div>{html_table(*table)}</div>" for table in (summary, steps))
     markup = f'<div style="line-height:1.4"><p style="margin:4px 0">{escaped(f"Q  {question}")}</p>'
-    markup += f'<div style="display:flex;flex-wrap:wrap;gap:12px 40px">{tables}</div>'
+    markup += f'<div style="display:flex;flex-wrap:wrap;gap:12px 24px">{tables}</div>'
     lines = [*wrapped(f"Q  {question}", ""), "", *text_table(*summary), ""]
     if now.gold is None:
         markup += f'<p style="margin:8px 0">{escaped(NO_GOLD)}</p>'

@@ -12,7 +12,7 @@ from picollm_lite.ui.svg import escaped
 WIDTH = 92  # characters of a line of text: what fits beside the prompts in JupyterLab
 FONT, FONT_SIZE = "DejaVu Sans Mono", 9  # points; ships with matplotlib
 CHARACTER, LINE = 0.65 * FONT_SIZE / 72, 1.3 * FONT_SIZE / 72  # inches, with room for rounding to pixels
-_CELL = "padding:2px 14px 2px 0;vertical-align:top;text-align:left;border-bottom:1px solid rgba(128,128,128,0.35)"
+_CELL = "padding:2px 10px 2px 0;vertical-align:top;text-align:left;border-bottom:1px solid rgba(128,128,128,0.35)"
 
 
 def signed(value: float) -> str:
