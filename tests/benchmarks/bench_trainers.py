@@ -202,14 +202,14 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
 
 
 PARTS = {"dpo": dpo_part, "reward": reward_part, "sft": sft_part, "ppo": ppo_part}
-# Each was checked by timing our side without it or TRL's with it, on one thread; shares are of the difference in time.
+# Each was found by timing our side without it or TRL's with it, on one thread.
 GAINS = {
-    "dpo": "less padding, as rows run in groups of like length; an LM head that keeps its logits for the backward pass "
+    "dpo": "no padding and no logits of the prompt are computed; an LM head that keeps its logits for the backward pass "
     "and scores them block by block, where TRL computes them twice. Not the reference: one pass for both in one epoch",
-    "reward": "less padding, as rows run in groups of like length; a token takes both about as long",
-    "sft": "less padding, as a batch holds rows of like length; an LM head that computes its logits once, as in dpo",
-    "ppo": "sampling with an engine of its own (about a third); less padding, as rows run in groups of like length "
-    "(about an eighth); the rest was not taken apart",
+    "reward": "no padding is computed, and the last layer goes on at the last token alone",
+    "sft": "no padding and no logits of the prompt are computed; an LM head that computes its logits once, as in dpo",
+    "ppo": "sampling with an engine of its own; updates that compute no padding and no logits of the prompt: against "
+    "padded groups of like length, a policy update takes 2/3 of the time and a critic update 4/5",
 }
 
 

@@ -472,11 +472,12 @@ def test_agreement_by_hand():
         Judged(QUESTION, GOOD, PRAISE, "b"),  # only by_gold does not
         Judged(QUESTION, GOOD, PRAISE, "tie"),  # half for each
         Judged(QUESTION, WRONG, GOOD, "b"),
+        Judged(QUESTION, GOOD, WRONG, "a"),
     ]
     assert agreement(judged, (BY_GOLD, AGAINST, BY_FLATTERY)) == [
-        Agreement("by_gold", (1 + 0 + 0.5 + 1) / 4, 4),
-        Agreement("against", (0 + 1 + 0.5 + 0) / 4, 4),
-        Agreement("by_flattery", (0.5 + 1 + 0.5 + 0.5) / 4, 4),
+        Agreement("by_gold", (1 + 0 + 0.5 + 1 + 1) / 5, 5),
+        Agreement("against", (0 + 1 + 0.5 + 0 + 0) / 5, 5),
+        Agreement("by_flattery", (0.5 + 1 + 0.5 + 0.5 + 0.5) / 5, 5),
     ]
     assert [row.annotator for row in agreement(judged)] == [annotator.name for annotator in PANEL]
 
