@@ -204,7 +204,7 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
 PARTS = {"dpo": dpo_part, "reward": reward_part, "sft": sft_part, "ppo": ppo_part}
 # Each was found by timing our side without it or TRL's with it, on one thread.
 GAINS = {
-    "dpo": "no padding and no logits of the prompt are computed; an LM head that keeps its logits for the backward pass "
+    "dpo": "no padding and no logits of the prompt are computed; an LM head keeps its logits for the backward pass "
     "and scores them block by block, where TRL computes them twice. Not the reference: one pass for both in one epoch",
     "reward": "no padding is computed, and the last layer goes on at the last token alone",
     "sft": "no padding and no logits of the prompt are computed; an LM head that computes its logits once, as in dpo",
