@@ -81,4 +81,5 @@ def explore(draw: Callable[..., View], **controls: widgets.Widget) -> Live:
 
 
 def _readout(text: str, style: str = SEEN) -> str:
-    return f'<pre role="status" style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;{style}">{escape(text)}</pre>'
+    style = f"white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;{style}"
+    return f'<pre role="status" style="{style}">{escape(text)}</pre>'
