@@ -18,7 +18,7 @@
 # | | |
 # |---|---|
 # | **You will be able to** | estimate a KL divergence three ways, derive per-token rewards, advantages and the clipped loss, read a PPO run, and recognize over-optimization |
-# | **Time** | 4 minutes to run, 75 to work through (2 CPU cores) |
+# | **Time** | 5 minutes to run, 75 to work through (2 CPU cores) |
 # | **Needs** | the SFT model and the reward model (yours, or the shipped ones) |
 # | **Produces** | `outputs/checkpoints/ppo` |
 
