@@ -137,7 +137,7 @@ class ValueModel(nn.Module):
             tokens, mask = sequences.tokens[rows, : length - 1], sequences.mask[rows, : length - 1]
             return self.head(trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask)).squeeze(-1)  # (n,)
 
-        return on_grid(sequences, value)
+        return on_grid(sequences.mask, sequences.lengths, value)
 
 
 def _load(

@@ -61,7 +61,7 @@ def masked_logprobs(
     place = torch.arange(1, tokens.shape[1] + 1, device=response_mask.device)
     lengths = (place * response_mask).amax(1)  # (B,): up to the last marked token
     tokens, mask = tokens.to(device), response_mask[:, 1:].to(device)
-    return sequence_logprobs(policy, Sequences(tokens, mask, mask.float(), lengths.to(device))), mask
+    return _logprobs(policy, tokens, mask, lengths.to(device)), mask
 
 
 def in_order(parts: Sequence[Float[Tensor, " b"]], rows: Sequence[Int[Tensor, " b"]]) -> Float[Tensor, " B"]:
@@ -98,27 +98,34 @@ def left_align(sample: Rollout) -> Sequences:
 
 def sequence_logprobs(policy: nn.Module, sequences: Sequences, *, temperature: float = 1.0) -> Float[Tensor, "B L-1"]:
     """log p of each response token, 0 outside the mask; with gradient unless under `torch.no_grad()`."""
+    return _logprobs(policy, sequences.tokens, sequences.mask, sequences.lengths, temperature)
+
+
+def _logprobs(policy: nn.Module, tokens: Tensor, mask: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
+    packs = can_fuse(policy) and can_pack(policy.model)
 
     def score(rows: Tensor, length: int) -> Tensor:
-        tokens, mask = sequences.tokens[rows, :length], sequences.mask[rows, : length - 1]  # (b, l), (b, l-1)
-        if can_fuse(policy) and can_pack(policy.model):
-            logits = policy.lm_head(packed_states(policy.model, tokens[:, :-1], sequences.lengths[rows] - 1, mask))
+        part, wanted = tokens[rows, :length], mask[rows, : length - 1]  # (b, l), (b, l-1)
+        if packs:
+            logits = policy.lm_head(packed_states(policy.model, part[:, :-1], lengths[rows] - 1, wanted))
         else:
-            logits = policy(input_ids=tokens[:, :-1]).logits[mask]  # (n, V)
-        return token_logprobs(logits[None], tokens[:, 1:][mask][None], temperature=temperature)[0]  # (n,)
+            logits = policy(input_ids=part[:, :-1]).logits[wanted]  # (n, V)
+        return token_logprobs(logits[None], part[:, 1:][wanted][None], temperature=temperature)[0]  # (n,)
 
-    return on_grid(sequences, score)
+    return on_grid(mask, lengths, score)
 
 
-def on_grid(sequences: Sequences, compute: Callable[[Tensor, int], Float[Tensor, " n"]]) -> Float[Tensor, "B L-1"]:
-    """What `compute(rows, length)` gives for the n response tokens of each group, put in its place; 0 elsewhere."""
-    B, T = sequences.mask.shape
+def on_grid(
+    mask: Bool[Tensor, "B L-1"], lengths: Int[Tensor, " B"], compute: Callable[[Tensor, int], Float[Tensor, " n"]]
+) -> Float[Tensor, "B L-1"]:
+    """What `compute(rows, length)` gives for the n masked tokens of each group, put in its place; 0 elsewhere."""
+    B, T = mask.shape
     numbers, places = [], []
-    for rows, length in length_groups(sequences.lengths):
-        at = rows.to(sequences.mask.device)[:, None] * T + torch.arange(T, device=sequences.mask.device)  # (b, T)
+    for rows, length in length_groups(lengths):
+        at = rows.to(mask.device)[:, None] * T + torch.arange(T, device=mask.device)  # (b, T)
         numbers.append(compute(rows, length).float())
-        places.append(at[sequences.mask[rows]])
-    grid = torch.zeros(B * T, device=sequences.mask.device)
+        places.append(at[mask[rows]])
+    grid = torch.zeros(B * T, device=mask.device)
     return grid.index_put((torch.cat(places),), torch.cat(numbers)).view(B, T)
 
 
