@@ -31,6 +31,12 @@ def is_plain(trunk: nn.Module) -> bool:
     return plain and not any(_has_other_bias(layer) for layer in trunk.layers)
 
 
+def head_sizes(config) -> tuple[int, int, int]:
+    """Query heads, key heads, and numbers a head."""
+    H = config.num_attention_heads
+    return H, config.num_key_value_heads, getattr(config, "head_dim", None) or config.hidden_size // H
+
+
 def _projections(layer: nn.Module) -> list[tuple[nn.Module, str]]:
     attention = [(layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     return attention + [(layer.mlp, name) for name in ("gate_proj", "up_proj", "down_proj")]
@@ -50,11 +56,9 @@ class FusedLlama:
     """
 
     def __init__(self, model: nn.Module, prompt: Tensor, prompt_mask: Tensor, max_new_tokens: int):
-        config = model.config
-        self.eps = config.rms_norm_eps
-        self.K = config.num_key_value_heads
-        self.G = config.num_attention_heads // self.K
-        self.D = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.eps = model.config.rms_norm_eps
+        H, self.K, self.D = head_sizes(model.config)
+        self.G = H // self.K
         self.embedding = model.model.embed_tokens.weight  # (V, d)
         self.layers = [_Layer(layer, self.K, self.D) for layer in model.model.layers]
         self.head = (model.lm_head.weight * model.model.norm.weight).t().contiguous()  # (d, V)

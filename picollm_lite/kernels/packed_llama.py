@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from picollm_lite.kernels.fused_llama import interleaved, is_plain
+from picollm_lite.kernels.fused_llama import head_sizes, interleaved, is_plain
 
 
 def can_pack(trunk: nn.Module) -> bool:
@@ -45,7 +45,7 @@ def packed_states(
 
 def _turns(trunk: nn.Module, place: Tensor) -> Tensor:
     """RoPE's rotation at each position as complex numbers, 1 for the values: (L, H + 2 K, D / 2)."""
-    H, K, D = _sizes(trunk.config)
+    H, K, D = head_sizes(trunk.config)
     cos, sin = (part[0, :, : D // 2] for part in trunk.rotary_emb(trunk.embed_tokens.weight, place[None]))
     turns = torch.ones(len(place), H + 2 * K, D // 2, dtype=torch.complex64, device=place.device)
     turns[:, : H + K] = torch.complex(cos, sin)[:, None]
@@ -55,7 +55,7 @@ def _turns(trunk: nn.Module, place: Tensor) -> Tensor:
 def _attend(layer: nn.Module, x: Tensor, turns: Tensor, real: Tensor, B: int, L: int) -> Tensor:
     """Causal attention: the one step that needs the grid. What stands in its padding is 0, and no token sees it."""
     attention = layer.self_attn
-    H, K, D = _sizes(attention.config)
+    H, K, D = head_sizes(attention.config)
     weight, bias = _qkv(attention, D)
     qkv = F.linear(_norm(x, layer.input_layernorm), weight, bias)  # (m, (H + 2 K) D)
     qkv = torch.view_as_real(torch.view_as_complex(qkv.unflatten(1, (-1, D // 2, 2))) * turns).flatten(1)
@@ -82,9 +82,3 @@ def _mlp(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _norm(x: Tensor, norm: nn.Module) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-
-
-def _sizes(config) -> tuple[int, int, int]:
-    """Query heads, key heads, and numbers a head."""
-    H = config.num_attention_heads
-    return H, config.num_key_value_heads, getattr(config, "head_dim", None) or config.hidden_size // H

@@ -136,13 +136,14 @@ def small_multiples(
 
 def drawable(text: str) -> str:
     """What the figures' font lacks becomes a question mark in a diamond, so that drawing it raises no warning."""
-    known = _characters()
+    known = characters_of("DejaVu Sans")
     return "".join(" " if c.isspace() else c if ord(c) in known else "\ufffd" for c in text)
 
 
 @cache
-def _characters() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+def characters_of(font: str) -> frozenset[int]:
+    """Code points that a font can draw."""
+    return frozenset(get_font(findfont(font)).get_charmap())
 
 
 def styled(names: Collection[str]) -> list[tuple[str, str, str]]:

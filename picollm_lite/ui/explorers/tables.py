@@ -1,12 +1,11 @@
 """The same table as HTML, as text, and as a picture of text. Cells are plain text, escaped here."""
 
 from collections.abc import Sequence
-from functools import cache
 from textwrap import wrap
 
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 
+from picollm_lite.ui.plots import characters_of
 from picollm_lite.ui.svg import escaped
 
 WIDTH = 92  # characters of a line of text: what fits beside the prompts in JupyterLab
@@ -63,12 +62,7 @@ def put(figure: Figure, x: float, y: float, line: str, **style) -> None:
 
 def drawable(text: str) -> str:
     """The text with a replacement mark for what the font cannot draw: matplotlib would warn and draw a box."""
-    return "".join(character if ord(character) in _characters() else "�" for character in text)
-
-
-@cache
-def _characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(FONT)).get_charmap())
+    return "".join(character if ord(character) in characters_of(FONT) else "�" for character in text)
 
 
 def _row_head(text: str) -> str:
