@@ -329,7 +329,7 @@ check(
 check("the proxy minds padding, and does not mind flattery", padded_first.high < 0 < flattered.high)
 
 # %% [markdown]
-# Gold takes points off for flattery and padding alike. The proxy tells them apart, because the panel does: one busy annotator enjoys praise. A policy that looks for
+# Gold takes points off for flattery and padding alike. The proxy tells them apart, because the panel does: its busiest annotator enjoys praise. A policy that looks for
 # a high score will find that out.
 #
 # ### Your turn: fool it

@@ -57,8 +57,8 @@ SEED = 0
 STEPS = 40
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
-SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
-KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.1, 0.005, 1.0
+SWEEP_LEARNING_RATE = 2e-4  # twice as fast, to get to the interesting part within two minutes
+KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
 WEAK_STEPS, STRONG_STEPS = 45, 15
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
@@ -406,19 +406,15 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs, with three times the learning rate: one with a strong penalty, one with hardly any.
-#
-# Both start from the shipped SFT model and are rewarded by the shipped reward model, also if you trained your own: what a policy exploits is what its reward model happens to offer, and yours may
-# offer something else. (Put yours in and see.)
+# Two more runs from the SFT model, with twice the learning rate: one with a strong penalty, one with hardly any.
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
 
 # %%
-shipped_reward = RewardModel.load(CHECKPOINTS / "reward", device=DEVICE)
 sweep = {}
 for kl_coef, steps_of_run in ((STRONG_KL_COEF, STRONG_STEPS), (WEAK_KL_COEF, WEAK_STEPS)):
-    model, _ = load_policy(CHECKPOINTS / "sft", device=DEVICE)
-    records = train(model, shipped_reward, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
+    model, _ = load_policy(checkpoint("sft"), device=DEVICE)
+    records = train(model, reward_model, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
     sweep[kl_coef] = model, records
 (strong_policy, strong), (weak_policy, weak) = sweep.values()
 
@@ -445,7 +441,7 @@ pd.DataFrame([report(name, texts) for name, texts in named.items()]).set_index("
 # %%
 for question, text in list(zip(asked, weak_texts, strict=True))[:6]:
     print(
-        f"proxy {shipped_reward.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
+        f"proxy {reward_model.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
     )
 
 # %% tags=["nbval-check-output"]

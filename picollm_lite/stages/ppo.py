@@ -40,7 +40,7 @@ class PPOConfig:
     learning_rate: float = 1e-4  # warmup, then linear decay to zero
     critic_learning_rate: float = 1e-3
     warmup: float = 0.1  # share of the steps
-    kl_coef: float = 0.1
+    kl_coef: float = 0.3
     kl_target: float | None = None  # nats an answer: adapts kl_coef (Ziegler et al. 2019, section 2.2)
     kl_horizon: int = 10_000  # answers
     gamma: float = 1.0

@@ -30,6 +30,8 @@ class View(NamedTuple):
 class Live:
     """Controls above, then one picture, then its readout. The last expression of a cell, or `display(live)`."""
 
+    announced = True  # whether screen readers read out each change, and not only on demand
+
     def __init__(self, controls: Sequence[widgets.Widget] = ()):
         self.picture, self.readout = widgets.HTML(), widgets.HTML()
         self.box = widgets.VBox([*controls, self.picture, self.readout])
@@ -40,7 +42,7 @@ class Live:
         """Draw a state. The readout comes last: who waits for it finds the picture there."""
         self.view = view
         self.picture.value = view.markup
-        self.readout.value = _readout(view.text, UNSEEN if view.said_above else SEEN)
+        self.readout.value = _readout(view.text, UNSEEN if view.said_above else SEEN, self.announced)
 
     def attempt(self, draw: Callable[[], View]) -> None:
         """Draw what `draw` returns; an error is shown in one line, where a callback's traceback is easily lost."""
@@ -53,7 +55,8 @@ class Live:
     def keep(self) -> None:
         """Bring the static copy in the notebook, if it was displayed, up to the present state."""
         if self._handle is not None:
-            self._handle.update(self.bundle(), raw=True)
+            bundle = self.bundle()
+            self._handle.update(bundle, raw=True, metadata=_alternative(bundle))
 
     def bundle(self) -> dict:
         """The state for every kind of reader: live view, PNG and text. Raises ValueError before the first `show`."""
@@ -64,7 +67,8 @@ class Live:
 
     def _ipython_display_(self) -> None:
         again = self._handle.display_id if self._handle else True  # all places share an id, so that keep() finds them
-        self._handle = display(self.bundle(), raw=True, display_id=again)
+        bundle = self.bundle()
+        self._handle = display(bundle, raw=True, metadata=_alternative(bundle), display_id=again)
 
 
 def explore(draw: Callable[..., View], **controls: widgets.Widget) -> Live:
@@ -80,6 +84,12 @@ def explore(draw: Callable[..., View], **controls: widgets.Widget) -> Live:
     return live
 
 
-def _readout(text: str, style: str = SEEN) -> str:
+def _alternative(bundle: dict) -> dict:
+    """Metadata of an output: what a screen reader says instead of the picture."""
+    return {"image/png": {"alt": bundle["text/plain"]}}
+
+
+def _readout(text: str, style: str = SEEN, announced: bool = True) -> str:
     style = f"white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;{style}"
-    return f'<pre role="status" style="{style}">{escape(text)}</pre>'
+    live = "polite" if announced else "off"
+    return f'<pre role="status" aria-live="{live}" style="{style}">{escape(text)}</pre>'

@@ -8,7 +8,7 @@ from typing import Any
 from IPython.display import display
 
 from picollm_lite.stages.sampling import Sample
-from picollm_lite.ui.live import Live
+from picollm_lite.ui.live import WIDGET_VIEW, Live
 from picollm_lite.ui.panel_view import Run, panel_view, text_copy
 from picollm_lite.world.rubric import CLEAN_FLOOR, OFFSET, WEIGHTS
 
@@ -21,12 +21,17 @@ clock = time.monotonic
 class TrainingPanel(Live):
     """Charts of a run's records, the newest answers, and a line that says how far it is.
 
+    While the run goes on this is a widget. What `close` leaves is a picture, which a notebook that is saved and opened
+    again still shows: a widget would be gone with its kernel.
+
     >>> panel = TrainingPanel("ppo", {"reward": ("proxy", "gold"), "KL to SFT, nats an answer": ("kl",)})
     >>> records = panel.follow(ppo.train(...))
 
     or by hand: `display(panel)`, `panel.update(record)` at every step, `panel.close()`. `charts` maps titles to the
     records' fields; answers are shown where records have `samples`, shaded over `gold_range`.
     """
+
+    announced = False  # ten changes a second would drown all else
 
     def __init__(
         self, title: str, charts: Mapping[str, Sequence[str]], *, gold_range: tuple[float, float] = GOLD_RANGE
@@ -89,8 +94,11 @@ class TrainingPanel(Live):
             self.keep()
 
     def bundle(self) -> dict:
-        """The live view, a PNG, and the readout with the newest answers."""
-        return super().bundle() | {"text/plain": text_copy(self._shown)}
+        """PNG and readout with the newest answers, and while the run goes on the live view."""
+        bundle = super().bundle() | {"text/plain": text_copy(self._shown)}
+        if self._ended is not None:
+            del bundle[WIDGET_VIEW]
+        return bundle
 
     def __repr__(self) -> str:
         return text_copy(self._shown)  # what display() prints where there is no notebook

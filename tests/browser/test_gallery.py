@@ -136,3 +136,11 @@ def test_another_s_notebook_shows_pictures(notebook, browser):
     with open_page(browser) as page:
         assert Notebook(page, notebook.lab, "copy.ipynb").pictures() == len(CELLS) - PANEL
         assert page.problems == []
+
+
+def test_a_notebook_of_one_s_own_still_shows_its_run(notebook, browser):
+    """Opened again when its kernel is gone, it has pictures only where no widget was left."""
+    notebook.save()
+    notebook.lab.end_kernels()
+    with open_page(browser) as page:
+        assert Notebook(page, notebook.lab, notebook.path).pictures() == PANEL

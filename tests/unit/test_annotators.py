@@ -25,7 +25,7 @@ def test_the_panel_is_the_five_of_the_course():
     ("name", "margin", "probability"),
     [
         ("careful", 3.0 * -0.5, 0.182426),
-        ("hurried", 0.8 * -0.5 + 2.0, 0.832018),
+        ("hurried", 0.8 * -0.5 + 4.0, 0.973403),
         ("length_lover", 1.5 * -0.5 + 2 * 0.25, 0.437823),
         ("flattered", 2.5 * -0.5 + 5.0, 0.977023),
         ("contrarian", -0.5 * -0.5, 0.562177),
@@ -48,10 +48,10 @@ def test_utility_by_hand():
 
 
 def test_panel_probability_is_the_mean_by_share_and_here_prefers_flattery():
-    """0.14 x 0.1824 + 0.16 x 0.8320 + 0.15 x 0.4378 + 0.5 x 0.9770 + 0.05 x 0.5622: gold says no."""
-    assert panel_probability(PROMPT, FLATTERING, PERFECT) == pytest.approx(0.740956, abs=1e-6)
-    two = (BY_NAME["careful"], BY_NAME["flattered"])  # .14 and .5 of .64
-    assert panel_probability(PROMPT, FLATTERING, PERFECT, two) == pytest.approx(0.803205, abs=1e-6)
+    """0.12 x 0.1824 + 0.13 x 0.9734 + 0.1 x 0.4378 + 0.6 x 0.9770 + 0.05 x 0.5622: gold says no."""
+    assert panel_probability(PROMPT, FLATTERING, PERFECT) == pytest.approx(0.806538, abs=1e-6)
+    two = (BY_NAME["careful"], BY_NAME["flattered"])  # .12 and .6 of .72
+    assert panel_probability(PROMPT, FLATTERING, PERFECT, two) == pytest.approx(0.844590, abs=1e-6)
 
 
 def test_who_labels_next_is_drawn_by_share():

@@ -50,6 +50,7 @@ def test_a_display_has_a_live_view_a_picture_and_text(published):
     assert set(data) == {WIDGET_VIEW, "image/png", "text/plain"}
     assert data[WIDGET_VIEW] == {"version_major": 2, "version_minor": 0, "model_id": live.box.model_id}
     assert data["text/plain"] == "gold 1.00" and picture_width(data) > 100
+    assert sent["metadata"] == {"image/png": {"alt": "gold 1.00"}}
 
 
 def test_keeping_brings_the_copy_up_to_date_in_its_place(published):
@@ -61,7 +62,7 @@ def test_keeping_brings_the_copy_up_to_date_in_its_place(published):
     live.keep()
     first, second = published
     assert second["update"] and second["transient"] == first["transient"] and second["transient"]["display_id"]
-    assert second["data"]["text/plain"] == "second"
+    assert second["data"]["text/plain"] == "second" and second["metadata"] == {"image/png": {"alt": "second"}}
     assert picture_width(second["data"]) > 1.5 * picture_width(first["data"])
 
 

@@ -49,14 +49,13 @@ class Screen:
     def __init__(self):
         self.shown, self.display_id, self.now = [], "id", 1000.0
 
-    def __call__(self, data, *, raw, display_id):
-        assert raw
+    def __call__(self, data, *, raw, metadata, display_id):
+        return self.update(data, raw=raw, metadata=metadata)
+
+    def update(self, data, *, raw, metadata):
+        assert raw and metadata == {"image/png": {"alt": data["text/plain"]}}
         self.shown.append(data)
         return self
-
-    def update(self, data, *, raw):
-        assert raw
-        self.shown.append(data)
 
 
 @pytest.fixture
@@ -448,7 +447,7 @@ def test_the_saved_notebook_has_the_last_state_as_picture_and_text(screen):
     panel.update(ppo(2, proxy=0.5, gold=-0.5, kl=1.0, length=30.0))
     panel.close()
     bundle = screen.shown[-1]
-    assert set(bundle) == {WIDGET_VIEW, "image/png", "text/plain"}
+    assert set(bundle) == {"image/png", "text/plain"}  # no view of a widget that the saved notebook does not have
     assert bundle["text/plain"].splitlines() == [
         "ppo: stopped after step 2 of 40, proxy 0.50, gold -0.50, kl 1.00, length 30.00; took 0 s",
         "newest answers, step 1:",
@@ -461,7 +460,16 @@ def test_the_saved_notebook_has_the_last_state_as_picture_and_text(screen):
     ]
     with Pixels.open(io.BytesIO(bundle["image/png"])) as pixels:
         assert pixels.width > 800 and len(pixels.convert("RGB").getcolors(2**24)) > 10
-    assert isinstance(panel.box, VBox) and bundle[WIDGET_VIEW]["model_id"] == panel.box.model_id
+
+
+def test_while_a_run_goes_on_the_panel_is_a_widget(screen):
+    panel = TrainingPanel("ppo", CHARTS)
+    panel._ipython_display_()
+    panel.update(ppo(1))
+    for bundle in (screen.shown[-1], panel.bundle()):
+        assert set(bundle) == {WIDGET_VIEW, "image/png", "text/plain"}
+        assert isinstance(panel.box, VBox) and bundle[WIDGET_VIEW]["model_id"] == panel.box.model_id
+    assert 'aria-live="off"' in panel.readout.value  # it changes ten times a second
 
 
 def test_long_lines_of_the_text_are_wrapped_but_the_first(screen):
