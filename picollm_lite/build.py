@@ -22,7 +22,7 @@ from transformers.utils import logging
 from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded, answer, user
 from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences, write_jsonl
 from picollm_lite.models import RewardModel, load_policy, save
-from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, RESULTS
+from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, QUALITY, RESULTS
 from picollm_lite.stages import dpo, ppo, reward, sft
 from picollm_lite.world.annotators import draw
 from picollm_lite.world.asks import ASKS
@@ -233,7 +233,11 @@ def update_readme() -> None:
     """The table of files in `data/README.md`: rows, size and sha256 as they now are."""
     readme = DATA / "README.md"
     lines = ["| file | rows | bytes | sha256 |", "|---|---|---|---|"]
-    lines += [_table_row(path) for path in sorted(DATA.rglob("*")) if path.is_file() and path not in (readme, RESULTS)]
+    lines += [
+        _table_row(path)
+        for path in sorted(DATA.rglob("*"))
+        if path.is_file() and path not in (readme, RESULTS, QUALITY)
+    ]
     text = readme.read_text(encoding="utf-8")
     table = "<!-- files: begin -->\n" + "\n".join(lines) + "\n<!-- files: end -->"
     readme.write_text(

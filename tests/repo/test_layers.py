@@ -14,7 +14,7 @@ FLOORS = (
     {"kernels", "world"},
     {"chat", "models", "data", "scoring"},
     {"stages", "evaluation"},
-    {"ui", "build", "course", "results"},
+    {"ui", "build", "course", "results", "quality"},
 )
 ROOMS = {"kernels", "world", "stages", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}
