@@ -22,7 +22,7 @@ FEATURE_OF = {
     "flattery first": "flattery",
     "flattery last": "flattery",
     "extra facts": "length",
-    "another question's": "off topic",
+    "another question's answer": "off topic",
     "dropped word": "worse form",
     "lower case": "worse form",
 }

@@ -28,9 +28,9 @@ def accuracy_tables(
     """Share of labels that the margin's sign predicts, by group of pairs; a margin of 0 counts half.
 
     Groups: all; each annotator; how far the gold rewards lie apart; pairs of about the same length in words
-    (`MATCHED`); pairs whose chosen answer is the longer, or the shorter one. "at best" is what the true probabilities
-    would get right of the same labels. Groups without a pair have no row. Raises ValueError for columns of unequal
-    length, margins that are not finite and what is no probability.
+    (`MATCHED`); pairs whose chosen answer is the longer, or the shorter one. "best guess" is what the true
+    probabilities would get right of the same labels. Groups without a pair have no row. Raises ValueError for columns
+    of unequal length, margins that are not finite and what is no probability.
     """
     require_same_length(
         margins=margins,
@@ -55,7 +55,7 @@ def accuracy_tables(
     }
     return from_rows(
         {
-            name: {**interval_columns("accuracy", right[rows]), "at best": best[rows].mean(), "pairs": rows.sum()}
+            name: {**interval_columns("accuracy", right[rows]), "best guess": best[rows].mean(), "pairs": rows.sum()}
             for name, rows in groups.items()
             if rows.any()
         }

@@ -67,7 +67,7 @@ def missed_ask(prompt: str, answer: str, rng: Random) -> str:
     return texts.answer(read(prompt), "missed_ask", rng)
 
 
-def another_questions(prompt: str, answer: str, rng: Random) -> str:
+def another_answer(prompt: str, answer: str, rng: Random) -> str:
     """Instead of the answer: the right kind of answer about another concept of the same topic."""
     return texts.answer(read(prompt), "wrong_concept", rng)
 
@@ -101,7 +101,7 @@ EDITS: Mapping[str, Edit] = {
     "extra facts": extra_facts,
     "swapped fact": swapped_fact,
     "missed ask": missed_ask,
-    "another question's": another_questions,
+    "another question's answer": another_answer,
     "dropped word": dropped_word,
     "lower case": lower_case,
     "cut off": cut_off,

@@ -30,7 +30,7 @@ MARGINS, P = [1.0, -1.0, 2.0, 0.0, -0.5, 0.1], [0.9, 0.4, 0.5, 0.8, 0.7, 0.2]
 
 def test_accuracy_by_group():
     table = accuracy_tables(MARGINS, P, **PAIRS)
-    got = {group: tuple(row) for group, row in table[["accuracy", "at best", "pairs"]].iterrows()}
+    got = {group: tuple(row) for group, row in table[["accuracy", "best guess", "pairs"]].iterrows()}
     assert got == {
         ("all", ""): pytest.approx((3.5 / 6, 3.5 / 6, 6)),
         ("annotator", "biased"): pytest.approx((0.5, 2.5 / 3, 3)),
