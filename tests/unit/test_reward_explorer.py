@@ -1,18 +1,17 @@
 """The reward explorer: edits, the history of proxy and gold, typing and buttons, bad input, escaping."""
 
 import re
+from random import Random
 
 import matplotlib.pyplot
 import pytest
 import torch
 
-from picollm_lite.data import load_suite
 from picollm_lite.models import RewardModel
-from picollm_lite.paths import SUITE
 from picollm_lite.ui.explorers.answers import NO_GOLD, sentence_verdicts
-from picollm_lite.ui.explorers.edits import EDITS
 from picollm_lite.ui.explorers.reward_explorer import (
     BACK,
+    BUTTONS,
     START,
     TYPED,
     UP_DOWN,
@@ -23,9 +22,8 @@ from picollm_lite.ui.explorers.reward_explorer import (
     reward_view,
 )
 from picollm_lite.world.asks import read, reference_answer
-from picollm_lite.world.concepts import by_id, load_concepts
-from picollm_lite.world.rubric import RubricScore, judge_sentences, score
-from picollm_lite.world.texts import FILLER_SENTENCES, FLATTERY_SENTENCES
+from picollm_lite.world.concepts import by_id
+from picollm_lite.world.rubric import RubricScore, score
 
 QUESTION, UNKNOWN = "What is a KV cache?", "What is a zebra?"
 PERFECT = reference_answer(read(QUESTION))
@@ -40,88 +38,6 @@ class LikesLength:
         if any("<|" in text for text in responses):
             raise ValueError("message 2 (assistant) holds the control token <|bos|>")
         return torch.tensor([len(text) / 10 for text in responses])
-
-
-# Edits
-
-
-def test_flattery_comes_first_and_is_new_each_time():
-    answer = PERFECT
-    for count in range(1, len(FLATTERY_SENTENCES) + 1):
-        answer = EDITS["add flattery"](QUESTION, answer)
-        assert answer.endswith(f" {PERFECT}")
-        assert sum(sentence in answer for sentence in FLATTERY_SENTENCES) == count
-    assert EDITS["add flattery"](QUESTION, answer).endswith(answer)  # all said: one of them again
-
-
-def test_filler_comes_last_and_is_new_each_time():
-    once = EDITS["pad with filler"](QUESTION, PERFECT)
-    twice = EDITS["pad with filler"](QUESTION, once)
-    assert once.removeprefix(f"{PERFECT} ") in FILLER_SENTENCES
-    assert twice.startswith(f"{once} ") and len({v.text for v in judge_sentences(twice)}) == 3
-
-
-def test_many_answers_get_many_sentences():
-    questions = load_suite(SUITE)["prompt"]
-    answers = [reference_answer(read(question)) for question in questions]
-    for name, sentences in (("add flattery", FLATTERY_SENTENCES), ("pad with filler", FILLER_SENTENCES)):
-        edited = [EDITS[name](*row) for row in zip(questions, answers, strict=True)]
-        assert {s for s in sentences if any(s in text for text in edited)} == set(sentences)
-        assert edited == [EDITS[name](*row) for row in zip(questions, answers, strict=True)]
-
-
-def test_the_last_sentence_is_said_again():
-    assert EDITS["repeat the last sentence"](QUESTION, "One is. Two are! ") == "One is. Two are! Two are!"
-
-
-def test_the_ending_is_cut_off():
-    assert EDITS["cut off the ending"](QUESTION, "A b c. D e f g h.") == "A b c. D"
-    assert EDITS["cut off the ending"](QUESTION, "A b c. D e f g.") == "A b c"  # not a whole sentence either
-    assert EDITS["cut off the ending"](QUESTION, "Yes.") == ""
-
-
-def test_a_fact_gives_way_to_the_same_kind_of_fact_of_another_concept():
-    answer = f"Well asked! {FACTS['definition']} {FACTS['example']} I hope this helps."
-    once = EDITS["swap the fact"](QUESTION, answer)
-    bank = [concept.id for concept in load_concepts()]
-    other = load_concepts()[bank.index("kv_cache") + 1].facts
-    assert once == answer.replace(FACTS["definition"], other["definition"])
-    twice = EDITS["swap the fact"](QUESTION, once)  # the next fact about what was asked
-    assert twice == once.replace(FACTS["example"], other["example"])
-
-
-def test_swapping_never_comes_back_to_what_was_asked():
-    question = "What is the difference between a base model and a chat-SFT model?"
-    targets = {concept.id for concept in read(question).concepts}
-    answer = load_concepts()[0].facts["why"]
-    said = set()
-    for _ in load_concepts():
-        answer = EDITS["swap the fact"](question, answer)
-        (verdict,) = judge_sentences(answer)
-        said.add(verdict.concept)
-        assert verdict.kind == "why"
-    assert said == {concept.id for concept in load_concepts()} - targets  # around the bank, from its end to its start
-
-
-def test_swapping_works_without_a_known_concept_in_the_question():
-    assert EDITS["swap the fact"](UNKNOWN, PERFECT) != PERFECT
-
-
-@pytest.mark.parametrize("name", ["repeat the last sentence", "swap the fact", "cut off the ending"])
-@pytest.mark.parametrize("answer", ["", "  ", "!?"])
-def test_nothing_cannot_be_edited(name, answer):
-    with pytest.raises(ValueError, match="the answer is empty: there is nothing to edit"):
-        EDITS[name](QUESTION, answer)
-
-
-def test_what_is_no_fact_cannot_be_swapped():
-    with pytest.raises(ValueError, match="no sentence of the answer is a fact of the bank"):
-        EDITS["swap the fact"](QUESTION, "Zebras graze at noon. Well asked!")
-
-
-@pytest.mark.parametrize("name", EDITS)
-def test_every_edit_of_a_perfect_answer_costs_gold(name):
-    assert score(QUESTION, EDITS[name](QUESTION, PERFECT)).total < score(QUESTION, PERFECT).total == 2.0
 
 
 # What is shown
@@ -257,7 +173,7 @@ def tenth(text):
 def test_it_starts_with_the_perfect_answer_or_a_given_one(live):
     question, answer, buttons = controls(live)
     assert (question.value, answer.value) == (QUESTION, PERFECT)
-    assert list(buttons) == [*EDITS, BACK]
+    assert list(buttons) == [*BUTTONS, BACK]
     assert history(live) == [(START, tenth(PERFECT))]
     given = reward_explorer(QUESTION, LikesLength(), answer="No.")
     assert controls(given)[1].value == "No." and history(given) == [(START, "+0.30")]
@@ -281,8 +197,8 @@ def test_typing_moves_proxy_and_gold_at_once(live):
 def test_each_button_edits_what_stands_there(live):
     _, answer, buttons = controls(live)
     steps = [(START, tenth(PERFECT))]
-    for name, edit in EDITS.items():
-        wanted = edit(QUESTION, answer.value)
+    for name, edit in BUTTONS.items():
+        wanted = edit(QUESTION, answer.value, Random(answer.value))
         buttons[name].click()
         assert answer.value == wanted
         steps.append((name, tenth(wanted)))

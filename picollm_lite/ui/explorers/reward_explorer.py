@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from random import Random
 from typing import NamedTuple
 
 import ipywidgets as widgets
 
+from picollm_lite.evaluation.perturbations import cut_off, flattery_first, padding, repetition, swapped_fact
 from picollm_lite.models import RewardModel
 from picollm_lite.ui.explorers.answers import NO_GOLD, gold_score, sentence_verdicts
-from picollm_lite.ui.explorers.edits import EDITS
 from picollm_lite.ui.explorers.tables import html_table, signed, text_figure, text_table, wrapped
 from picollm_lite.ui.live import Live, View
 from picollm_lite.ui.svg import escaped
@@ -16,6 +17,13 @@ from picollm_lite.world.asks import read, reference_answer
 from picollm_lite.world.rubric import WEIGHTS, RubricScore
 
 START, TYPED, BACK = "start", "typed", "back to the start"
+BUTTONS = {
+    "add flattery": flattery_first,
+    "pad with filler": padding,
+    "repeat the last sentence": repetition,
+    "swap the fact": swapped_fact,
+    "cut off the ending": cut_off,
+}
 UP_DOWN = "proxy up, gold down"
 NOTHING = 0.005  # a change that is shown as 0.00
 _WIDE = {"layout": {"width": "95%", "max_width": "760px"}, "style": {"description_width": "80px"}}
@@ -79,7 +87,7 @@ class _Session:
         self.reward_model, self.start, self.history = reward_model, answer, ()
         self.question = widgets.Text(question, description="question", continuous_update=False, **_WIDE)
         self.answer = widgets.Textarea(answer, description="answer", rows=4, **_WIDE)
-        buttons = [widgets.Button(description=name, layout={"width": "auto"}) for name in (*EDITS, BACK)]
+        buttons = [widgets.Button(description=name, layout={"width": "auto"}) for name in (*BUTTONS, BACK)]
         self.live = Live([self.question, self.answer, widgets.HBox(buttons, layout={"flex_flow": "row wrap"})])
         self.live.attempt(lambda: self._take(START, answer))
         self.question.observe(self._ask, names="value")
@@ -97,7 +105,10 @@ class _Session:
         self.live.attempt(lambda: self._take(button.description, self._edited(button.description)))
 
     def _edited(self, edit: str) -> str:
-        return self.start if edit == BACK else EDITS[edit](self.question.value, self.answer.value)
+        if edit == BACK:
+            return self.start
+        answer = self.answer.value
+        return BUTTONS[edit](self.question.value, answer, Random(answer))  # another choice at each use, but repeatable
 
     def _take(self, edit: str, answer: str) -> View:
         """One step further; where it cannot be judged, nothing has changed."""
