@@ -13,7 +13,7 @@ from datasets import Dataset
 from datasets.table import table_cast
 from pyarrow.parquet import ParquetFile
 
-CHUNK = 1000  # rows that exist as Python objects at one time
+CHUNK = 1000  # rows that become Arrow, or come out of it, together
 SHOWN = 20  # rows that a warning lists
 
 
