@@ -20,7 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded, answer, user
-from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences, write_jsonl
+from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences
+from picollm_lite.files import write_jsonl
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, QUALITY, RESULTS
 from picollm_lite.stages import dpo, ppo, reward, sft

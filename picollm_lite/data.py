@@ -1,6 +1,5 @@
-"""Demonstrations, preferences and prompts as data sets: reading, validation, tokens, batches."""
+"""Demonstrations, preferences and prompts as data sets: reading, tokens, batches."""
 
-import json
 import random
 import warnings
 from collections import Counter
@@ -15,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.chat import Encoded, encode_conversation, encode_prompt
-
-ROLES = ("system", "user", "assistant")
+from picollm_lite.files import read_rows, to_dataset
+from picollm_lite.formats import demonstration, preference
 
 
 class Batch(NamedTuple):
@@ -34,78 +33,35 @@ class Pair(NamedTuple):
 
 
 def load_demos(path: str | Path) -> Dataset:
-    """Demonstrations as a data set with a `messages` column, from a JSONL file.
+    """Demonstrations as a data set with a `messages` column, from a file of JSON lines or a `.parquet` file.
 
-    A line is a TRL object `{"messages": [...]}` or `{"prompt": [...], "completion": [...]}`, or picoLLM's bare array of
-    messages. Other columns of an object are kept. Raises FileNotFoundError, or ValueError naming file and line.
+    A row has one of the formats of `demonstration`. Other columns of an object are kept. Raises FileNotFoundError, or
+    ValueError naming file and line (in Parquet the row, counted from 1).
     """
-    rows = [_demo(row, where) for row, where in read_jsonl(path)]
-    columns = {key: None for row in rows for key in row}
-    return _dataset([{key: row.get(key) for key in columns} for row in rows], path)
+    return to_dataset(read_rows(path, demonstration), path)
 
 
-def load_preferences(path: str | Path) -> Dataset:
-    """Preference pairs with columns `prompt`, `chosen` and `rejected`, each a list of messages, from a JSONL file.
+def load_preferences(path: str | Path, *, strict: bool = True, problems: list[str] | None = None) -> Dataset:
+    """Preference pairs with columns `prompt`, `chosen` and `rejected`, each a list of messages: `read_preferences`.
 
-    A line is TRL's conversational format: with `prompt`, or without one where `chosen` and `rejected` are whole
-    conversations that begin alike. Other columns are kept. Raises as `load_demos` does.
+    Other columns are kept; one whose values differ in type raises ValueError.
     """
-    rows = [_preference(row, where) for row, where in read_jsonl(path)]
-    columns = {key: None for row in rows for key in row}
-    return _dataset([{key: row.get(key) for key in columns} for row in rows], path)
+    return to_dataset(read_rows(path, preference, strict=strict, problems=problems, stacklevel=4), path)
+
+
+def read_preferences(path: str | Path, *, strict: bool = True, problems: list[str] | None = None) -> Iterator[dict]:
+    """Preference pairs one at a time, from a file of JSON lines or a `.parquet` file of any size.
+
+    A row has one of the formats of `preference`, and may have other columns. `strict` raises ValueError at the first
+    bad row, naming file and line (in Parquet the row, counted from 1). Else bad rows are left out with one warning that
+    counts them and lists the first; `problems` gets every one. A file without a good row raises.
+    """
+    return read_rows(path, preference, strict=strict, problems=problems)
 
 
 def load_suite(path: str | Path) -> Dataset:
     """The frozen prompt suite: columns `id`, `prompt`, `split`, `ask`. Raises as `load_demos` does."""
-    rows = []
-    for row, where in read_jsonl(path):
-        missing = [key for key in ("id", "prompt", "split", "ask") if not (isinstance(row, dict) and row.get(key))]
-        if missing:
-            raise ValueError(f"{where}: a prompt of the suite needs {', '.join(missing)}")
-        rows.append(row)
-    return _dataset(rows, path)
-
-
-def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
-    """Each line's value and its place as "file:line", blank lines left out.
-
-    Raises FileNotFoundError, or ValueError for a broken line, bytes that are not UTF-8, or a file without any line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}: check the path, or run `make data` to rebuild the shipped data")
-    found = False
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if not line:
-                    continue
-                value = json.loads(line)
-                if "\\u" in line:
-                    json.dumps(value, ensure_ascii=False).encode()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 text ({error.reason}): save the file as UTF-8") from None
-            except UnicodeEncodeError:
-                raise ValueError(f"{where}: half of a surrogate pair, which is no character: take it out") from None
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{where}: not valid JSON ({error.msg} at column {error.colno}): one value a line"
-                ) from None
-            found = True
-            yield value, where
-    if not found:
-        raise ValueError(f"{path} is empty: it needs one JSON value a line")
-
-
-def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
-    """One JSON object a line, UTF-8. Written aside, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return aside.replace(path)
+    return to_dataset(read_rows(path, _suite_prompt), path)
 
 
 def encode_demos(demos: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 256) -> list[Encoded]:
@@ -192,51 +148,10 @@ def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
     return [max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]
 
 
-def _dataset(rows: list[dict], path: str | Path) -> Dataset:
-    try:
-        return Dataset.from_list(rows)
-    except (TypeError, ValueError) as error:  # what Arrow raises
-        raise ValueError(f"{path}: a column needs one type of value in every line ({error})") from None
-
-
-def _demo(row: object, where: str) -> dict:
-    if isinstance(row, list):
-        row = {"messages": row}
-    elif isinstance(row, dict) and "messages" not in row:
-        prompt, completion = row.get("prompt"), row.get("completion")
-        rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
-        if isinstance(prompt, list) and isinstance(completion, list):
-            row = {"messages": prompt + completion, **rest}
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-        raise ValueError(
-            f"{where}: expected a list of messages, or an object with such a list as `messages`, "
-            "or with two, `prompt` and `completion`"
-        )
-    check_messages(row["messages"], where)
-    if row["messages"][-1]["role"] != "assistant":
-        raise ValueError(
-            f"{where}: the last message must be the assistant's answer, got {row['messages'][-1]['role']!r}"
-        )
-    return row
-
-
-def _preference(row: object, where: str) -> dict:
-    if not isinstance(row, dict) or not all(isinstance(row.get(side), list) for side in ("chosen", "rejected")):
-        raise ValueError(f"{where}: expected an object with a list of messages as `chosen` and one as `rejected`")
-    if "prompt" not in row:
-        shared = 0
-        for a, b in zip(row["chosen"][:-1], row["rejected"][:-1], strict=False):
-            if a != b:
-                break
-            shared += 1
-        row = {"prompt": row["chosen"][:shared], **row}
-        row |= {side: row[side][shared:] for side in ("chosen", "rejected")}
-    if not isinstance(row["prompt"], list):
-        raise ValueError(f"{where}: expected a list of messages as `prompt`, got {type(row['prompt']).__name__}")
-    for side in ("chosen", "rejected"):
-        check_messages([*row["prompt"], *row[side]], f"{where}, {side}")
-        if not row["prompt"] or not row[side] or row[side][-1]["role"] != "assistant":
-            raise ValueError(f"{where}: `{side}` must answer a prompt, and end with the assistant's message")
+def _suite_prompt(row: object, where: str) -> dict:
+    missing = [key for key in ("id", "prompt", "split", "ask") if not (isinstance(row, dict) and row.get(key))]
+    if missing:
+        raise ValueError(f"{where}: a prompt of the suite needs {', '.join(missing)}")
     return row
 
 
@@ -248,18 +163,3 @@ def _encode_side(
     # A template may refuse to render a prompt without a question; then there is no earlier answer in it either.
     start = len(encode_prompt(tokenizer, prompt)) if any(turn["role"] == "user" for turn in prompt) else 0
     return Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])])
-
-
-def check_messages(messages: Sequence[object], where: str) -> None:
-    """Raise ValueError at `where` unless every message has a known role and a non-empty text."""
-    if not messages:
-        raise ValueError(f"{where}: the conversation is empty")
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            raise ValueError(f"{where}: message {number} must be an object with `role` and `content`")
-        if message["role"] not in ROLES:
-            raise ValueError(
-                f"{where}: message {number} has the unknown role {message['role']!r}: use {', '.join(ROLES)}"
-            )
-        if not isinstance(message["content"], str) or not message["content"].strip():
-            raise ValueError(f"{where}: message {number} ({message['role']}) is empty: give it text or remove the line")

@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from picollm_lite.data import read_jsonl
+from picollm_lite.files import read_jsonl
+from picollm_lite.formats import SIDES
 
 CHOICES, UNDECIDED = ("a", "b"), ("tie", "skip")
-SIDES = ("chosen", "rejected")
 OPENING = b'{"id": "'  # of every line
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from picollm_lite.data import check_messages, load_preferences
-from picollm_lite.ui.label_store import SIDES, add_label, has_rows, read_labels, remove_label
+from picollm_lite.data import load_preferences
+from picollm_lite.formats import SIDES, check_messages
+from picollm_lite.ui.label_store import add_label, has_rows, read_labels, remove_label
 from picollm_lite.ui.label_view import NAMES, Choice, Labelling, labelling_view, rubric_markup
 from picollm_lite.ui.live import Live, View
 from picollm_lite.world.concepts import load_concepts

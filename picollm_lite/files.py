@@ -1,0 +1,158 @@
+"""Files of rows: JSON lines and Parquet, read one row at a time and checked; JSON lines written; rows as a data set."""
+
+import json
+import warnings
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+from datasets.table import table_cast
+from pyarrow.parquet import ParquetFile
+
+CHUNK = 1000  # rows that become Arrow, or come out of it, together
+SHOWN = 20  # rows that a warning lists
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
+    """Each line's value and its place as "file:line", blank lines left out.
+
+    Raises FileNotFoundError, or ValueError for a broken line, bytes that are not UTF-8, or a file without any line.
+    """
+    for line, where in _lines(_existing(path)):
+        yield _parsed(line, where), where
+
+
+def read_rows(
+    path: str | Path,
+    check: Callable[[object, str], dict],
+    *,
+    strict: bool = True,
+    problems: list[str] | None = None,
+    stacklevel: int = 2,
+) -> Iterator[dict]:
+    """What `check` makes of each value and its place in a file of JSON lines or a `.parquet` file, one at a time.
+
+    A place is "file:line", or "file, row 1" for the first row of Parquet. `strict` raises at the first row that is
+    broken or that `check` refuses with ValueError. Else such rows are left out: their errors are added to `problems`,
+    and one warning, at the end or where the caller stops, counts them and lists the first. Raises FileNotFoundError,
+    or ValueError for a file without any row, or without a good one.
+    """
+    path = _existing(path)
+    parquet = path.suffix.lower() == ".parquet"
+    good, bad, shown = 0, 0, []
+    try:
+        for raw, where in (_parquet_rows if parquet else _lines)(path):
+            try:
+                row = check(raw if parquet else _parsed(raw, where), where)
+            except ValueError as error:
+                if strict:
+                    raise
+                bad += 1
+                if problems is not None:
+                    problems.append(str(error))
+                if bad <= SHOWN:
+                    shown.append(str(error))
+            else:
+                good += 1
+                yield row
+    finally:
+        if good and bad:
+            warnings.warn(_left_out(bad, good + bad, shown), stacklevel=stacklevel)
+    if not good:
+        raise ValueError(f"{path}: none of its {bad} rows can be used, the first because of {shown[0]}")
+
+
+def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
+    """One JSON object a line, UTF-8. Written aside, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return aside.replace(path)
+
+
+def to_dataset(rows: Iterable[dict], path: str | Path) -> Dataset:
+    """Rows as a data set, taken up in chunks of Arrow; a column that a row lacks is None there.
+
+    Raises ValueError naming `path`, and where it can the column, when the values of one have types that do not go
+    together.
+    """
+    tables, rows = [], iter(rows)
+    while chunk := list(islice(rows, CHUNK)):
+        columns = {}
+        for key in {key: None for row in chunk for key in row}:
+            with _one_type(path, f"column `{key}`"):
+                columns[key] = pa.array([row.get(key) for row in chunk])
+        tables.append(pa.table(columns))
+    with _one_type(path, "a column"):
+        schema = pa.unify_schemas([table.schema for table in tables], promote_options="permissive")
+        # Arrow's own cast adds fields to structs in late versions only.
+        return Dataset(pa.concat_tables([table_cast(table, schema) for table in tables]))
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: check the path, or run `make data` to rebuild the shipped data")
+    return path
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, str]]:
+    """Each line that is not blank, unread, and its place. Raises ValueError for a file without one."""
+    found = False
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(BOM_UTF8 if number == 1 else b"").strip()
+            if line:
+                found = True
+                yield line, f"{path}:{number}"
+    if not found:
+        raise ValueError(f"{path} is empty: it needs one JSON value a line")
+
+
+def _parsed(line: bytes, where: str) -> object:
+    try:
+        value = json.loads(line.decode())
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text ({error.reason}): save the file as UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: half of a surrogate pair, which is no character: take it out") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): one value a line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ValueError(f"{where}: cannot be read as JSON ({error})") from None
+    return value
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[dict, str]]:
+    """Each row and its place, counted from 1. Raises ValueError for a damaged file, or one without rows."""
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row, f"{path}, row {number}"
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: no readable Parquet after row {number} ({error})") from None
+    if not number:
+        raise ValueError(f"{path} is empty: it needs a row")
+
+
+def _left_out(bad: int, read: int, shown: list[str]) -> str:
+    more = [f"and {bad - SHOWN} more"] if bad > SHOWN else []
+    return "\n".join([f"left out {bad} of {read} rows:", *shown, *more])
+
+
+@contextmanager
+def _one_type(path: str | Path, column: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:  # what Arrow raises
+        raise ValueError(f"{path}: {column} needs one type of value in every row ({error})") from None
