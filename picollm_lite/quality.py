@@ -24,8 +24,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from picollm_lite.chat import answer
-from picollm_lite.data import encode_pairs, load_preferences, load_suite, read_jsonl, write_jsonl
+from picollm_lite.data import encode_pairs, load_preferences, load_suite
 from picollm_lite.evaluation.metrics import gold_scores, paired_win_rate
+from picollm_lite.files import read_jsonl, write_jsonl
 from picollm_lite.models import load_policy
 from picollm_lite.paths import CHECKPOINTS, PREFERENCES, QUALITY, SUITE
 from picollm_lite.stages import dpo

@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset
 
 from picollm_lite import quality
-from picollm_lite.data import load_preferences, read_jsonl
+from picollm_lite.data import load_preferences
+from picollm_lite.files import read_jsonl
 from picollm_lite.paths import PREFERENCES
 from picollm_lite.quality import CONDITIONS, Condition, chooser, labelled
 
