@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.chat import Encoded, encode_conversation, encode_prompt
+from picollm_lite.paths import replace_file
 
 ROLES = ("system", "user", "assistant")
 
@@ -101,11 +102,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
 
 def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
     """One JSON object a line, UTF-8. Written aside, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return aside.replace(path)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return replace_file(Path(path), text.encode())
 
 
 def encode_demos(demos: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 256) -> list[Encoded]:
@@ -248,6 +246,11 @@ def _encode_side(
     # A template may refuse to render a prompt without a question; then there is no earlier answer in it either.
     start = len(encode_prompt(tokenizer, prompt)) if any(turn["role"] == "user" for turn in prompt) else 0
     return Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])])
+
+
+def prompt_key(prompt: Sequence[dict]) -> tuple[tuple[str, str], ...]:
+    """What makes two prompts the same one: roles and texts. It can be hashed and sorted."""
+    return tuple((message["role"], message["content"]) for message in prompt)
 
 
 def check_messages(messages: Sequence[object], where: str) -> None:
