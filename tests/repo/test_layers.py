@@ -13,10 +13,10 @@ FLOORS = (
     {"paths"},
     {"kernels", "world"},
     {"chat", "models", "data", "scoring"},
-    {"stages", "evaluation"},
+    {"stages", "collection", "evaluation"},
     {"ui", "build", "course", "results"},
 )
-ROOMS = {"kernels", "world", "stages", "evaluation", "ui"}
+ROOMS = {"kernels", "world", "stages", "collection", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}
 
 
@@ -115,6 +115,8 @@ def test_every_folder_is_a_package():
         ("chat", "from . import ui"),
         ("stages.sft", "from picollm_lite.evaluation import metrics"),
         ("stages.sft", "def f():\n    from picollm_lite.ui import plots"),
+        ("collection.labels", "from picollm_lite.ui.labelling import label_pairs"),
+        ("collection.labels", "from picollm_lite.evaluation import metrics"),
         ("stages.sft", "import importlib\nimportlib.import_module('picollm_lite.build')"),
         ("ui.plots", "from picollm_lite import course"),
         ("build", "from picollm_lite.ui import plots"),
