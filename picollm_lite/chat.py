@@ -56,6 +56,18 @@ def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
+def conversation(prompt: str | Sequence[dict]) -> list[dict]:
+    """A question as the conversation that it opens; a conversation as it is."""
+    return user(prompt) if isinstance(prompt, str) else list(prompt)
+
+
+def readable(messages: Sequence[dict]) -> str:
+    """A conversation for people: a lone message is its content, several are told apart by their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> list[int]:
     """Token ids of the conversation so far, ready for the assistant to answer.
 
@@ -85,27 +97,30 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[d
 def answer(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[str | Sequence[dict]],
     *,
     temperature: float = 1.0,
     seed: int | None = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
-    """The model's answer to each question as text; temperature 0 takes the likeliest token at every step."""
+    """The model's answer to each question or conversation as text.
+
+    Temperature 0 takes the likeliest token at every step.
+    """
     return respond(model, tokenizer, questions, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens).texts
 
 
 def respond(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[str | Sequence[dict]],
     *,
     temperature: float = 1.0,
     seed: int | None = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Responses:
     """As `answer`, with the tokens and log-probs behind the texts."""
-    prompts = [encode_prompt(tokenizer, user(question)) for question in questions]
+    prompts = [encode_prompt(tokenizer, conversation(question)) for question in questions]
     sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": tokenizer.eos_token_id}
     sizes["pad_token_id"] = padding_id(tokenizer)
     if temperature == 0:

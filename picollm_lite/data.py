@@ -163,3 +163,8 @@ def _encode_side(
     # A template may refuse to render a prompt without a question; then there is no earlier answer in it either.
     start = len(encode_prompt(tokenizer, prompt)) if any(turn["role"] == "user" for turn in prompt) else 0
     return Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])])
+
+
+def prompt_key(prompt: Sequence[dict]) -> tuple[tuple[str, str], ...]:
+    """What makes two prompts the same one: roles and texts. It can be hashed and sorted."""
+    return tuple((message["role"], message["content"]) for message in prompt)

@@ -1,6 +1,12 @@
-"""Files of rows: JSON lines and Parquet, read one row at a time and checked; JSON lines written; rows as a data set."""
+"""Files of rows: JSON lines and Parquet, read one row at a time and checked; JSON lines written; rows as a data set.
+
+And how files and folders are replaced: in one step, so that an interruption leaves the old one or the new one.
+"""
 
 import json
+import os
+import shutil
+import tempfile
 import warnings
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,11 +74,8 @@ def read_rows(
 
 def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
     """One JSON object a line, UTF-8. Written aside, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return aside.replace(path)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return replace_file(Path(path), text.encode())
 
 
 def to_dataset(rows: Iterable[dict], path: str | Path) -> Dataset:
@@ -92,6 +95,30 @@ def to_dataset(rows: Iterable[dict], path: str | Path) -> Dataset:
         schema = pa.unify_schemas([table.schema for table in tables], promote_options="permissive")
         # Arrow's own cast adds fields to structs in late versions only.
         return Dataset(pa.concat_tables([table_cast(table, schema) for table in tables]))
+
+
+def replace_file(path: Path, data: bytes) -> Path:
+    """The whole file at once: written aside, forced to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    return aside.replace(path)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill: it takes the place of `path` when the block is done, and goes if the block raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield aside
+        aside.chmod(0o755)  # mkdtemp closes the folder to others
+        _swap(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _existing(path: str | Path) -> Path:
@@ -156,3 +183,16 @@ def _one_type(path: str | Path, column: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, OverflowError) as error:  # what Arrow raises
         raise ValueError(f"{path}: {column} needs one type of value in every row ({error})") from None
+
+
+def _swap(new: Path, path: Path) -> None:
+    old = new.with_name(new.name + "-old")
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -21,6 +19,7 @@ from transformers import (
 )
 
 from picollm_lite.chat import Encoded, encode_conversation, user
+from picollm_lite.files import replaced_folder
 from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
@@ -174,18 +173,12 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"{path}: not saved, {broken[0]} is not finite in fp16: the training has diverged")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
+    with replaced_folder(path) as aside:
         model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
         _forget_origin(aside / "tokenizer_config.json")
-        aside.chmod(0o755)  # mkdtemp closes the folder to others, safetensors its file
         for file in aside.iterdir():
-            file.chmod(0o644)
-        _swap(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            file.chmod(0o644)  # safetensors closes its file to others
     return path
 
 
@@ -198,19 +191,6 @@ def _forget_origin(config: Path) -> None:
 def _half(tensor: torch.Tensor) -> torch.Tensor:
     dtype = torch.float16 if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to("cpu", dtype).contiguous()
-
-
-def _swap(new: Path, path: Path) -> None:
-    old = new.with_name(new.name + "-old")
-    if path.exists():
-        path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_target(path: Path) -> None:

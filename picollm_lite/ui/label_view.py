@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from picollm_lite.chat import readable
+from picollm_lite.collection.label_store import SIDES
 from picollm_lite.ui.live import View
 from picollm_lite.ui.svg import escaped
 from picollm_lite.world.annotators import PANEL, Annotator
@@ -29,11 +31,13 @@ class Choice(NamedTuple):
     prompt: list[dict]
     a: list[dict]
     b: list[dict]
-    shown_first: str  # the side of the source pair that stands as A: "chosen" or "rejected"
+    shown_first: str  # the side of the source pair that stands as A, one of SIDES
 
     def shown(self, first: str) -> "Choice":
         """The same pair with that side as A."""
-        return self if first == self.shown_first else self._replace(a=self.b, b=self.a, shown_first=first)
+        if SIDES[first] == SIDES[self.shown_first]:
+            return self
+        return self._replace(a=self.b, b=self.a, shown_first=first)
 
 
 class Labelling(NamedTuple):
@@ -117,13 +121,13 @@ def _judged(state: Labelling) -> tuple[list[Judged], int]:
     """Labels that the simulated annotators can be asked about, and the number of those they cannot."""
     given = [choice for choice in state.choices if state.labels.get(choice.id, "skip") != "skip"]
     known = [choice for choice in given if _is_desk_question(choice.prompt)]
-    judged = [Judged(*map(_text, (choice.prompt, choice.a, choice.b)), state.labels[choice.id]) for choice in known]
+    judged = [Judged(*map(readable, (choice.prompt, choice.a, choice.b)), state.labels[choice.id]) for choice in known]
     return judged, len(given) - len(known)
 
 
 def _is_desk_question(prompt: Sequence[dict]) -> bool:
     try:
-        read(_text(prompt))
+        read(readable(prompt))
     except ValueError:
         return False
     return len(prompt) == 1
@@ -137,13 +141,6 @@ def _same(annotator: Annotator, prompt: str, a: str, b: str, label: str) -> floa
 @lru_cache(maxsize=20_000)  # every key press asks about all pairs labelled so far
 def _probability(annotator: Annotator, prompt: str, a: str, b: str) -> float:
     return annotator.probability(prompt, a, b)
-
-
-def _text(messages: Sequence[dict]) -> str:
-    """A lone message is its content; several are told apart by their roles."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _markup(state: Labelling, head: str, rows: Sequence[Agreement]) -> str:
@@ -165,7 +162,7 @@ def _side(name: str, messages: Sequence[dict]) -> str:
 
 
 def _lines(messages: Sequence[dict]) -> str:
-    return f"<span style='white-space:pre-wrap'>{escaped(_text(messages))}</span>"
+    return f"<span style='white-space:pre-wrap'>{escaped(readable(messages))}</span>"
 
 
 def _table(rows: Sequence[Agreement]) -> str:
@@ -186,7 +183,7 @@ def _figure(state: Labelling, head: str, rows: Sequence[Agreement]) -> Figure:
     texts = [head]
     if state.current is not None:
         for name, messages in (("Question", state.current.prompt), ("A", state.current.a), ("B", state.current.b)):
-            paragraphs = f"{name}: {_text(messages)}".splitlines()
+            paragraphs = f"{name}: {readable(messages)}".splitlines()
             texts += ["", *(line for paragraph in paragraphs for line in wrap(paragraph, 96) or [""])]
     if rows:
         texts += ["", "Who would rather have chosen as you did"]

@@ -1,6 +1,6 @@
 """Label pairs by hand, and see as you go which of the simulated annotators choose as you do.
 
-Where the labels go, and what a crash can cost, stands in `label_store`; what is shown, in `label_view`.
+Where the labels go, and what a crash can cost, stands in `collection.label_store`; what is shown, in `label_view`.
 """
 
 import random
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
+from picollm_lite.collection.label_store import add_label, has_rows, read_labels, remove_label
+from picollm_lite.collection.pairs import AnswerPair
 from picollm_lite.data import load_preferences
-from picollm_lite.formats import SIDES, check_messages
-from picollm_lite.ui.label_store import add_label, has_rows, read_labels, remove_label
+from picollm_lite.formats import check_messages
 from picollm_lite.ui.label_view import NAMES, Choice, Labelling, labelling_view, rubric_markup
 from picollm_lite.ui.live import Live, View
 from picollm_lite.world.concepts import load_concepts
@@ -20,11 +21,14 @@ KEYS = {"a": "a", "b": "b", "t": "tie", "s": "skip", "u": "undo"}
 BUTTONS = {"a": "A is better", "b": "B is better", "tie": "tie", "skip": "skip", "undo": "undo"}
 
 
-def label_pairs(pairs: Iterable[Mapping], path: str | Path, *, labeller: str = "me", seed: int = 0) -> Live:
+def label_pairs(
+    pairs: Iterable[AnswerPair | Mapping], path: str | Path, *, labeller: str = "me", seed: int = 0
+) -> Live:
     """Asks for each pair which answer is better; every label is saved at once, and a later call goes on from there.
 
-    `pairs` are rows of `load_preferences`, or dicts with `id`, `prompt`, `chosen` and `rejected`. Which side stands as
-    A depends on `seed` and the pair's id alone. Raises ValueError for a pair without these, or a file of other rows.
+    `pairs` are `AnswerPair`s, whose labels `widget_votes` reads, or rows of `load_preferences`: dicts with `id`,
+    `prompt`, `chosen` and `rejected`. Which side stands as A depends on `seed` and the pair's id alone.
+    Raises ValueError for a pair without these, or a file of other rows.
     """
     session = _Session(pairs, Path(path), labeller, seed)
     buttons = {label: widgets.Button(description=text) for label, text in BUTTONS.items()}
@@ -61,7 +65,7 @@ def label_pairs(pairs: Iterable[Mapping], path: str | Path, *, labeller: str = "
 class _Session:
     """One sitting: the pairs, what the files say about them, and which labels undo may take back."""
 
-    def __init__(self, pairs: Iterable[Mapping], path: Path, labeller: str, seed: int):
+    def __init__(self, pairs: Iterable[AnswerPair | Mapping], path: Path, labeller: str, seed: int):
         self.choices = [_choice(row, number, seed) for number, row in enumerate(pairs)]
         self.path, self.labeller = path, labeller
         self.mine: list[str] = []  # ids of this session, newest last
@@ -111,16 +115,17 @@ class _Session:
         return Labelling(choices, mine, self.path.name, labels.note)
 
 
-def _choice(row: Mapping, number: int, seed: int) -> Choice:
+def _choice(pair: AnswerPair | Mapping, number: int, seed: int) -> Choice:
     where = f"pair {number}"
+    row, sides = (pair._asdict(), ("a", "b")) if isinstance(pair, AnswerPair) else (pair, ("chosen", "rejected"))
     if not isinstance(row.get("id"), str) or not row["id"]:
         raise ValueError(f"{where}: expected a text as `id`, got {row.get('id')!r}")
-    for key in ("prompt", *SIDES):
+    for key in ("prompt", *sides):
         if not isinstance(row.get(key), list):
             raise ValueError(f"{where}: expected a list of messages as `{key}`, got {type(row.get(key)).__name__}")
         check_messages(row[key], f"{where}, {key}")
-    choice = Choice(row["id"], row["prompt"], row["chosen"], row["rejected"], "chosen")
-    return choice.shown(random.Random(f"{seed} {row['id']}").choice(SIDES))
+    choice = Choice(row["id"], row["prompt"], row[sides[0]], row[sides[1]], sides[0])
+    return choice.shown(random.Random(f"{seed} {row['id']}").choice(sides))
 
 
 def _enable(buttons: Mapping[str, widgets.Button], session: _Session) -> None:

@@ -3,6 +3,7 @@
 import os
 import platform
 
+import datasets
 import torch
 import transformers
 
@@ -17,6 +18,7 @@ def start(seed: int) -> str:
     torch.manual_seed(seed)
     torch.set_num_threads(min(CPU_THREADS, os.cpu_count() or 1))
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     device = best_device()
     print(
         f"device {device}, {torch.get_num_threads()} CPU threads | Python {platform.python_version()}, "

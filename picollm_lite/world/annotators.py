@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from picollm_lite.world.rubric import judge_sentences, score
@@ -47,7 +48,7 @@ PANEL = (
 )
 
 
-def draw(rng: random.Random, panel: tuple[Annotator, ...] = PANEL) -> Annotator:
+def draw(rng: random.Random, panel: Sequence[Annotator] = PANEL) -> Annotator:
     """Whoever labels the next pair, by share."""
     return rng.choices(panel, [annotator.share for annotator in panel])[0]
 

@@ -13,10 +13,10 @@ FLOORS = (
     {"paths"},
     {"kernels", "world"},
     {"chat", "models", "data", "scoring", "formats", "files"},
-    {"stages", "evaluation"},
+    {"stages", "collection", "evaluation"},
     {"ui", "build", "course", "results", "quality"},
 )
-ROOMS = {"kernels", "world", "stages", "evaluation", "ui"}
+ROOMS = {"kernels", "world", "stages", "collection", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}
 
 
@@ -116,6 +116,8 @@ def test_every_folder_is_a_package():
         ("chat", "from . import ui"),
         ("stages.sft", "from picollm_lite.evaluation import metrics"),
         ("stages.sft", "def f():\n    from picollm_lite.ui import plots"),
+        ("collection.labels", "from picollm_lite.ui.labelling import label_pairs"),
+        ("collection.labels", "from picollm_lite.evaluation import metrics"),
         ("stages.sft", "import importlib\nimportlib.import_module('picollm_lite.build')"),
         ("ui.plots", "from picollm_lite import course"),
         ("build", "from picollm_lite.ui import plots"),

@@ -9,9 +9,9 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import pytest
 
+from picollm_lite.collection import label_store
+from picollm_lite.collection.label_store import add_label, read_labels, remove_label, undecided_path
 from picollm_lite.data import load_preferences
-from picollm_lite.ui import label_store
-from picollm_lite.ui.label_store import add_label, read_labels, remove_label, undecided_path
 from picollm_lite.ui.label_view import Agreement, Choice, Judged, Labelling, agreement, labelling_view, rubric_markup
 from picollm_lite.ui.labelling import label_pairs
 from picollm_lite.world.annotators import PANEL, Annotator
@@ -340,7 +340,10 @@ def test_a_malformed_line_elsewhere_names_file_and_line_and_is_left_alone(path, 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"label": "tie"}, "labels.jsonl:2: expected a label out of a, b and `shown_first` out of chosen, rejected"),
+        (
+            {"label": "tie"},
+            "labels.jsonl:2: expected a label out of a, b and `shown_first` out of a, b, chosen, rejected",
+        ),
         ({"shown_first": "left"}, "labels.jsonl:2: expected a label out of a, b .*got 'a' and 'left'"),
         ({"shown_first": None}, "got 'a' and None"),
         ({}, "labels.jsonl:2: a second label for pair p0 by me: take one out"),

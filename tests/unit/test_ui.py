@@ -7,6 +7,7 @@ import os
 import platform
 import re
 
+import datasets
 import matplotlib
 import numpy as np
 import pytest
@@ -276,6 +277,7 @@ def torch_as_it_was():
     torch.set_num_threads(threads)
     torch.set_rng_state(state)
     transformers.utils.logging.enable_progress_bar()
+    datasets.enable_progress_bars()
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(8, 2), (2, 2), (1, 1), (None, 1)])
@@ -293,6 +295,7 @@ def test_start_fixes_seed_and_threads_and_says_what_the_machine_is(
     drawn_after = torch.rand(3)
     assert torch.equal(drawn_after, torch.rand(3, generator=torch.Generator().manual_seed(7)))
     assert not transformers.utils.logging.is_progress_bar_enabled()
+    assert datasets.are_progress_bars_disabled()
 
 
 # Where files live

@@ -1,20 +1,22 @@
 """A labeller's file: choices as preference rows that `load_preferences` reads, ties and skips in a file beside it.
 
-A choice is one line of `labels.jsonl`: `prompt`, `chosen`, `rejected`, `id`, `annotator`, `label` ("a" or "b") and
-`shown_first`, the side of the source pair ("chosen" or "rejected") that stood as A. A tie or a skip prefers nothing, so
-it is no such row: it goes to `labels_undecided.jsonl`, with the same fields but the texts. Each line is on the disk
-before the next pair is shown, and undo replaces a file in one step, so a crash loses at most the line being written.
+A choice is one line of `labels.jsonl`: `prompt`, `chosen`, `rejected`, `id`, `annotator`, `label` ("a" or "b", as it
+stood on the screen) and `shown_first`, the side of the source pair that stood as A: "a" or "b" of an `AnswerPair`,
+"chosen" or "rejected" of a preference row. A tie or a skip prefers nothing, so it is no such row: it goes to
+`labels_undecided.jsonl`, with the same fields but the texts. Each line is on the disk before the next pair is shown,
+and undo replaces a file in one step, so a crash loses at most the line being written.
 """
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from picollm_lite.files import read_jsonl
-from picollm_lite.formats import SIDES
+from picollm_lite.files import read_jsonl, replace_file
 
 CHOICES, UNDECIDED = ("a", "b"), ("tie", "skip")
+SIDES = {"a": "a", "b": "b", "chosen": "a", "rejected": "b"}  # a preference row as a pair: its chosen answer is a
 OPENING = b'{"id": "'  # of every line
 
 
@@ -42,16 +44,23 @@ def read_labels(path: Path, labeller: str) -> Labels:
     Raises ValueError naming file and line for a line that is no label, or a second label for one pair.
     """
     labels = Labels({}, {}, "; ".join(filter(None, map(_mend, (path, undecided_path(path))))))
-    for file, allowed in ((path, CHOICES), (undecided_path(path), UNDECIDED)):
-        for row, where in read_jsonl(file) if has_rows(file) else ():
-            _check(row, where, allowed)
-            if row["annotator"] != labeller:
-                continue
-            if row["id"] in labels.by_id:
-                raise ValueError(f"{where}: a second label for pair {row['id']} by {labeller}: take one out")
+    for row, _ in read_rows(path):
+        if row["annotator"] == labeller:
             labels.by_id[row["id"]] = row["label"]
             labels.shown_first[row["id"]] = row["shown_first"]
     return labels
+
+
+def read_rows(path: Path) -> Iterator[tuple[dict, str]]:
+    """Everybody's labels in both files, each with its place as "file:line". Raises as `read_labels` does."""
+    seen = set()
+    for file, allowed in ((path, CHOICES), (undecided_path(path), UNDECIDED)):
+        for row, where in read_jsonl(file) if has_rows(file) else ():
+            _check(row, where, allowed)
+            if (row["id"], row["annotator"]) in seen:
+                raise ValueError(f"{where}: a second label for pair {row['id']} by {row['annotator']}: take one out")
+            seen.add((row["id"], row["annotator"]))
+            yield row, where
 
 
 def add_label(path: Path, row: dict) -> None:
@@ -91,16 +100,11 @@ def _mend(file: Path) -> str:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    """The whole file at once: written aside, then renamed. A file without a row goes, since no loader reads one."""
-    if not data.strip():
+    """The whole file at once. A file without a row goes, since no loader reads one."""
+    if data.strip():
+        replace_file(file, data)
+    else:
         file.unlink()
-        return
-    aside = file.with_name(f".{file.name}.part")
-    with aside.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    aside.replace(file)
 
 
 def _check(row: object, where: str, allowed: tuple[str, ...]) -> None:
