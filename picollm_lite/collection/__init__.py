@@ -1,0 +1,1 @@
+"""Collecting preferences: sample answers, pair them, collect labels, aggregate, split, export."""
