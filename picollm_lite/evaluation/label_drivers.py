@@ -39,16 +39,17 @@ def label_drivers(pairs: Sequence[AnswerPair], votes: Sequence[Vote]) -> pd.Data
 
     One row an annotator (then everyone) and feature. `coefficient` is per standard deviation of the feature over all
     pairs, which stands in `one_sd`, with a 95 % Wald interval. Labels of one pair share the weight of one, since
-    repeats are no new evidence. `left_out` counts ties, skips and, if others do have it, pairs without a feature.
+    repeats are no new evidence. `left_out` counts ties, skips, and pairs that lack a feature which others have.
     Coefficients are NaN for a feature that never differs, and with fewer than 10 pairs a feature.
     """
     table, margins = vote_table(votes, pairs), feature_margins(pairs)[list(FEATURES)]
     one_sd = np.sqrt((margins**2).mean())  # about 0: which side is `a` says nothing
     used = one_sd.index[one_sd > 0]
     ready = (margins[used] / one_sd[used]).dropna()
+    table = table.assign(counts=table.label.isin(["a", "b"]) & table.pair.isin(ready.index))
     found = []
     for annotator, rows in by_annotator(table):
-        decided = rows[rows.label.isin(["a", "b"]) & rows.pair.isin(ready.index)]
+        decided = rows[rows.counts]
         prefers_a = (decided.label == "a").groupby(decided.pair).mean()
         fit = _fit(ready.loc[prefers_a.index], prefers_a).reindex(list(FEATURES))
         fit = fit.assign(one_sd=one_sd, pairs=len(prefers_a), labels=len(decided), left_out=len(rows) - len(decided))

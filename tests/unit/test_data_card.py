@@ -142,13 +142,13 @@ def test_the_title_is_one_line_of_plain_text():
 
 def test_a_table_by_hand():
     table = pd.DataFrame(
-        {"what_it_is": ["x_y", "z"], "n": [12000, 7], "rate": [0.51239, -0.0001], "by": [("a", "b"), ()]}
+        {"what_it_is": ["x_y", "it's"], "n": [12000, 7], "rate": [0.51239, -0.0001], "by": [("a", "b"), ()]}
     )
     assert markdown_table(table).splitlines() == [
         "| what\\_it\\_is | n | rate | by |",
         "|---|---|---|---|",
         "| x\\_y | 12000 | 0.512 | a, b |",
-        "| z | 7 | 0 | nothing |",
+        "| it's | 7 | 0 | nothing |",
     ]
     assert markdown_table(table, shown=1).splitlines()[2:] == [
         *("| x\\_y | 12000 | 0.512 | a, b |", "", "The first 1 of 2 rows.")
