@@ -1,6 +1,6 @@
 """Numbers over a fixed suite: gold scores, intervals, win rates of two models on the same prompts, curve fits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,23 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
         raise ValueError(f"expected at least 2 values in one dimension, got shape {values.shape}")
     result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed))
     return Interval(float(values.mean()), *map(float, result.confidence_interval))
+
+
+def interval_of_sums(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int = 0) -> Interval:
+    """A statistic of column sums, with a percentile bootstrap interval over the rows: `rows` is (N, K), a row a pair.
+
+    `statistic` maps sums (..., K) to (...), NaN where it has no value; resamples without one are left out. The estimate
+    is NaN without rows, its ends are where it is NaN or stands on a single row. Equal rows are drawn together, as one
+    multinomial count, which keeps 2,000 resamples of 12,000 pairs cheap.
+    """
+    rows = np.asarray(rows, dtype=float)
+    estimate = float(statistic(rows.sum(axis=0))) if len(rows) else np.nan
+    if np.isnan(estimate) or len(rows) < 2:
+        return Interval(estimate, np.nan, np.nan)
+    kinds, counts = np.unique(rows, axis=0, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=RESAMPLES)  # (R, kinds)
+    low, high = np.nanpercentile(statistic(draws @ kinds), [2.5, 97.5])
+    return Interval(estimate, float(low), float(high))
 
 
 def paired_win_rate(a: Sequence[float], b: Sequence[float], *, seed: int = 0, tie: float = 1e-9) -> WinRate:

@@ -93,6 +93,11 @@ def judge_sentences(response: str) -> list[Verdict]:
     return verdicts
 
 
+def is_finished(response: str) -> bool:
+    """Whether the answer ends as a sentence does."""
+    return response.rstrip().endswith((".", "!", "?"))
+
+
 def _verdict(text: str, concept: str | None, kind: str | None, credit: float, *, repeated: bool) -> Verdict:
     lower = text.lower()
     flattery, filler = bool(_FLATTERY.search(lower)), bool(_FILLER.search(lower))
@@ -129,7 +134,7 @@ def _concise(question: Question, response: str) -> float:
 def _clean(verdicts: list[Verdict], response: str) -> float:
     """1 less a half for each flattering, filling or repeated sentence and for a broken ending."""
     dirt = sum(v.flattery + v.filler + v.repeated for v in verdicts)
-    dirt += not response.rstrip().endswith((".", "!", "?"))
+    dirt += not is_finished(response)
     return max(CLEAN_FLOOR, 1.0 - DIRT_COST * dirt)
 
 

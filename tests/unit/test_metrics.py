@@ -9,6 +9,7 @@ from picollm_lite.evaluation.metrics import (
     Interval,
     WinRate,
     gold_scores,
+    interval_of_sums,
     mean_interval,
     overoptimization_fit,
     paired_win_rate,
@@ -83,6 +84,28 @@ def test_interval_by_hand():
 def test_interval_of_two_values():
     """A resample of 0 and 4 has mean 0 or 4 with probability 1/4 each, so both lie in the interval's ends."""
     assert mean_interval([0.0, 4.0]) == Interval(2.0, 0.0, 4.0)
+
+
+def ratio(sums):
+    return sums[..., 0] / sums[..., 1]
+
+
+def test_interval_of_a_ratio_of_sums_by_hand():
+    """50 zeros and 50 ones as above; then a resample of two is 8 / 2, 4 / 4 or 0 / 6."""
+    got = interval_of_sums(np.array([[0, 1], [1, 1]] * 50), ratio)
+    assert got.estimate == 0.5 and (got.low, got.high) == pytest.approx((0.402, 0.598), abs=0.012)
+    assert interval_of_sums(np.array([[4, 1], [0, 3]]), ratio) == Interval(1.0, 0.0, 4.0)
+    assert all(type(x) is float for x in got)
+
+
+def test_interval_of_sums_without_a_value():
+    """No row, one row, a statistic without a value; and resamples without one, which are left out."""
+    assert np.isnan(interval_of_sums(np.empty((0, 2)), ratio)).all()
+    one = interval_of_sums(np.array([[1, 2]]), ratio)
+    assert one.estimate == 0.5 and np.isnan(one[1:]).all()
+    assert np.isnan(interval_of_sums(np.ones((5, 2)), lambda sums: np.full(sums.shape[:-1], np.nan))).all()
+    got = interval_of_sums(np.array([[0, 1], [1, 1]]), lambda sums: np.where(sums[..., 0] == 1, 7.0, np.nan))
+    assert got == Interval(7.0, 7.0, 7.0)
 
 
 def test_intervals_repeat_for_a_seed():
