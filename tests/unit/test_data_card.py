@@ -9,8 +9,8 @@ import yaml
 
 from picollm_lite.chat import user
 from picollm_lite.collection.pairs import AnswerPair, Vote
-from picollm_lite.data import write_jsonl
 from picollm_lite.evaluation.data_card import data_card, markdown_table
+from picollm_lite.files import write_jsonl
 from picollm_lite.world.annotators import PANEL
 
 NASTY = "a|b\n<script>alert(1)</script> `c` [d](javascript:e) <|user_start|>"
