@@ -450,4 +450,4 @@ check("the saved model gives the same greedy answers", same)
 # compared with asking "which of these two is better"?
 #
 # **Further reading:** Ouyang et al. 2022, section 3.5 (SFT as the first step of RLHF). Zhou et al. 2023, *LIMA*, on how few demonstrations suffice if they
-# are good. Gudibande et al. 2023, *The false promise of imitating proprietary LLMs*, on what imitation does and does not transfer.
+# are good. Gudibande et al. 2023, *The false promise of imitating proprietary LLMs*, on what imitation does and does not transfer. Next: [02, preference data](02_preference_data.ipynb).

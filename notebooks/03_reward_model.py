@@ -42,7 +42,6 @@ from picollm_lite.ui import plots
 from picollm_lite.ui.claims import check, measure
 from picollm_lite.ui.exercises import exercise
 from picollm_lite.ui.explorers.reward_explorer import reward_explorer
-from picollm_lite.ui.labelling import label_pairs
 from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 from picollm_lite.world.annotators import panel_probability
@@ -79,16 +78,6 @@ for row in preferences.select([annotators.index("careful"), annotators.index("fl
 table = preferences.to_pandas()
 table["agrees"] = (table.gold_chosen > table.gold_rejected).where(table.gold_chosen != table.gold_rejected)
 table.groupby("annotator").agrees.agg(pairs="size", agreement="mean").astype({"agreement": float}).round(2)
-
-# %% [markdown]
-# ### Be an annotator
-#
-# How do you compare? Here are pairs that nobody trains on. Every label is saved at once, to `labels.jsonl` in your outputs folder, and running the cell again goes on where you stopped.
-#
-# **Try:** label ten pairs, with the mouse or by typing letters into the field. The table shows which of the simulated annotators you agree with.
-
-# %%
-label_pairs(held_out.select(range(40)), outputs() / "labels.jsonl", seed=SEED)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## From choices to scores

@@ -22,7 +22,8 @@ def stored_pictures(notebook):
 
 USED = {
     "00_start_here": [stored_pictures, checks.playground],
-    "03_reward_model": [stored_pictures, checks.panels_move, checks.reward_explorer, checks.labelling],
+    "02_preference_data": [stored_pictures, checks.labelling],
+    "03_reward_model": [stored_pictures, checks.panels_move, checks.reward_explorer],
     "04_ppo": [stored_pictures, checks.panels_move, checks.token_lens, checks.sliders],
     "05_dpo": [stored_pictures, checks.panels_move, checks.sliders],
 }

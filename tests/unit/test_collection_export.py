@@ -1,4 +1,4 @@
-"""Splits without a shared prompt, and exports that come back equal; at the end, everything from policy to tokens."""
+"""Splits without a shared prompt, and exports that come back equal; at the end, everything from policy to policy."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,12 @@ from picollm_lite.chat import user
 from picollm_lite.collection.aggregate import aggregate
 from picollm_lite.collection.candidates import make_pairs, sample_candidates
 from picollm_lite.collection.export import export, split_by_prompt
-from picollm_lite.collection.labels import panel_votes, read_csv, write_csv
+from picollm_lite.collection.labels import panel_votes, read_csv, widget_votes, write_csv
 from picollm_lite.collection.pairs import AnswerPair, Vote
 from picollm_lite.data import encode_pairs, load_preferences
+from picollm_lite.models import RewardModel
+from picollm_lite.stages import dpo, reward
+from picollm_lite.ui.labelling import label_pairs
 from picollm_lite.world.annotators import PANEL
 
 
@@ -168,6 +171,35 @@ def test_from_a_policy_to_tokens_to_train_on_without_a_hand_between(taught, toke
     labels = [vote.label for vote in votes if vote.pair == pair.id]
     assert first["chosen"] == (pair.a if labels.count("a") > labels.count("b") else pair.b)
     assert {vote["annotator"] for vote in first["votes"]} <= {annotator.name for annotator in PANEL}
+
+
+def by_panel(pairs, path):
+    return panel_votes(pairs, votes=3)
+
+
+def by_widget(pairs, path):
+    """Somebody who presses "A is better" until no pair is left."""
+    live = label_pairs(pairs, path)
+    for _ in pairs:
+        live.box.children[0].children[0].click()
+    return widget_votes(path, pairs)
+
+
+@pytest.mark.parametrize("label", [by_panel, by_widget])
+def test_what_was_collected_trains_a_reward_model_and_a_policy(taught, tokenizer, folder, label):
+    """No hand between, and both learn the twelve labels: every chosen answer ends above its rejected one."""
+    policy = taught()
+    candidates = sample_candidates({"sft": policy}, tokenizer, QUESTIONS, k=6, max_new_tokens=12)
+    pairs = make_pairs(candidates, per_prompt=3, tokenizer=tokenizer, max_length=64).pairs
+    rows, _ = aggregate(pairs, label(pairs, folder.parent / "labels.jsonl"))
+    export({"train": rows}, folder, card="# Mine\n")
+    encoded = encode_pairs(load_preferences(folder / "train.parquet"), tokenizer, max_length=64)
+    settings = {"batch_size": 12, "epochs": 40, "learning_rate": 0.01}
+    reward_model = RewardModel.from_policy(policy, tokenizer, seed=0)
+    *_, last = reward.train(reward_model, encoded, off_prompt_weight=0.0, **settings)
+    assert last.accuracy == 1.0
+    *_, last = dpo.train(policy, encoded, tokenizer=tokenizer, **settings)
+    assert last.accuracy == 1.0 and last.margin > 0
 
 
 def test_the_same_with_two_people_and_a_spreadsheet(taught, tokenizer, tmp_path):

@@ -16,6 +16,7 @@ from picollm_lite.kernels.logprobs import kl_k1, kl_k2, kl_k3, token_logprobs
 from picollm_lite.ui import exercises
 from picollm_lite.ui.answers import dpo as dpo_answers
 from picollm_lite.ui.answers import ppo as ppo_answers
+from picollm_lite.ui.answers import preferences as preference_answers
 from picollm_lite.ui.answers import reward as reward_answers
 from picollm_lite.ui.answers import sft as sft_answers
 from picollm_lite.ui.answers import start as start_answers
@@ -23,7 +24,7 @@ from picollm_lite.ui.exercises import EXERCISES, exercise, show_solution
 from picollm_lite.ui.grading import Exercise, same
 from picollm_lite.world.rubric import OFFSET, WEIGHTS, score
 
-MODULES = (start_answers, sft_answers, reward_answers, ppo_answers, dpo_answers)
+MODULES = (start_answers, sft_answers, preference_answers, reward_answers, ppo_answers, dpo_answers)
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.py"))
 MISTAKES = [(name, cause) for name, item in EXERCISES.items() for cause in item.mistakes]
 SEEDS = range(20)

@@ -1,0 +1,410 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Preference data
+#
+# SFT imitates. To get beyond it somebody has to say which of two answers is better, thousands of times. A reward model, PPO and DPO will believe whatever these people said. In this notebook you will collect
+# preferences, judge some yourself, and put four questions to 12,000 labels that are already there: who labelled, under what rubric, how noisily, and what is over-represented?
+#
+# | | |
+# |---|---|
+# | **You will be able to** | make pairs from a policy, measure agreement beyond chance, find an annotator's bias from labels alone, tell noise from bias, and publish a data set with its card |
+# | **Time** | 1 minute to run, 45 to work through (2 CPU cores) |
+# | **Needs** | the SFT model (yours, or the shipped one), the shipped preference pairs |
+# | **Produces** | `outputs/my_preferences`, a small data set in TRL's format; `outputs/labels.jsonl`, if you label |
+
+# %% tags=["setup"]
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything ships with the course; nothing is downloaded
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import random
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from picollm_lite.collection.aggregate import aggregate
+from picollm_lite.collection.candidates import make_pairs, sample_candidates
+from picollm_lite.collection.export import export, split_by_prompt
+from picollm_lite.collection.labels import all_votes, panel_votes
+from picollm_lite.collection.preference_file import from_preferences
+from picollm_lite.data import load_preferences
+from picollm_lite.evaluation.agreement import flip_rates, gold_agreement, label_shares, pairwise_kappa, panel_alpha
+from picollm_lite.evaluation.composition import ask_shares, length_bias, length_quantiles, openings, position_bias
+from picollm_lite.evaluation.data_card import data_card
+from picollm_lite.evaluation.label_drivers import feature_margins, label_drivers, suspected_biases
+from picollm_lite.models import load_policy
+from picollm_lite.paths import PREFERENCES, checkpoint, outputs
+from picollm_lite.ui.claims import check
+from picollm_lite.ui.exercises import exercise
+from picollm_lite.ui.labelling import label_pairs
+from picollm_lite.ui.setup import start
+from picollm_lite.world.annotators import PANEL
+
+# %%
+SEED = 0
+N_PROMPTS, K = 150, 4
+N_SHARED, REPEATS = 400, 2  # pairs that every annotator labels, and how often
+DEVICE = start(SEED)
+
+# %%
+policy, tokenizer = load_policy(checkpoint("sft"), device=DEVICE)
+preferences = load_preferences(PREFERENCES)
+prompts = sorted({prompt[-1]["content"] for prompt in preferences["prompt"]})
+prompts = random.Random(SEED).sample(prompts, N_PROMPTS)
+print(f"{len(preferences):,} labelled pairs; {len(prompts)} of their prompts for a collection of our own")
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Where pairs come from
+#
+# Take a prompt, sample a few answers from the policy that you want to improve, and put two of them side by side. Why from this policy, and not from a better one? Because the reward model will have to judge what *this* policy says.
+#
+# Some answers never become a pair: empty ones, duplicates, and those that training could not tell apart. They are counted, not lost.
+
+# %%
+candidates = sample_candidates({"sft": policy}, tokenizer, prompts, k=K, seed=SEED)
+made = {kind: make_pairs(candidates, kind=kind, tokenizer=tokenizer, seed=SEED) for kind in ("any", "near", "far")}
+print(f"{len(candidates)} answers -> {len(made['any'].pairs)} pairs; left out: {made['any'].dropped}")
+for kind in ("near", "far"):
+    pair = made[kind].pairs[0]
+    print(f"\n{kind}: {pair.prompt[-1]['content']}\n  a  {pair.a[-1]['content']}\n  b  {pair.b[-1]['content']}")
+
+# %% [markdown]
+# Of the answers to one prompt, which two? *Near* pairs are the two most alike, *far* pairs the least alike, by edit distance.
+#
+# **Predict before you run:** on which kind is the better answer easier to see? On which does a label say more about *what* made it better?
+
+# %%
+gaps = {kind: feature_margins(some.pairs).gold.abs() for kind, some in made.items()}
+pd.DataFrame(
+    {
+        kind: {"pairs": len(gap), "mean gold gap": gap.mean(), "equal by gold": (gap == 0).mean()}
+        for kind, gap in gaps.items()
+    }
+).T.round(2)
+
+# %% tags=["nbval-check-output"]
+check(
+    "the two answers of far pairs differ more in gold than those of near pairs",
+    gaps["far"].mean() > gaps["near"].mean(),
+)
+
+# %% [markdown]
+# Far pairs are easy and differ in many things at once. Near pairs are hard, often a toss-up, but where they do differ the label points at one thing. Real collections mix them; ours takes two answers at random.
+#
+# ### Be an annotator
+#
+# Now you. The rubric stands below the buttons, and which answer stands left is random. Every label is saved at once, and running the cell again goes on where you stopped.
+#
+# **Try:** label ten pairs, with the mouse or by typing letters into the field. Watch with which of the simulated annotators you agree.
+
+# %%
+label_pairs(made["any"].pairs[:40], outputs() / "labels.jsonl", seed=SEED)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Who labelled?
+#
+# The shipped pairs were labelled by a panel of five. Their names would give too much away, so here they are numbers. One label a pair, as in most public preference sets.
+
+# %%
+numbers = [f"annotator {number}" for number in range(1, len(PANEL) + 1)]
+number_of = dict(zip(random.Random(SEED).sample([a.name for a in PANEL], len(PANEL)), numbers, strict=True))
+panel = [replace(annotator, name=number_of[annotator.name]) for annotator in PANEL]
+pairs, votes = from_preferences(preferences, seed=SEED)
+votes = [vote._replace(annotator=number_of[vote.annotator]) for vote in votes]
+label_shares(votes)[["annotator", "labels", "share", "pairs"]].round(2)
+
+# %% [markdown]
+# First finding: the work is very unevenly shared. Whatever the busiest annotator likes will be most of what a reward model learns.
+#
+# Do they agree with each other? With one label a pair *nobody can know*: no two annotators saw the same pair. So a good collection has some pairs that everybody labels, and some that come back a second time.
+# We let each of the five label 400 pairs, twice. (Simulated annotators cost nothing; with people this is the part that has to be budgeted.)
+
+# %%
+shared = pairs[:N_SHARED]
+shared_votes = all_votes(shared, panel, repeats=REPEATS, seed=SEED)
+print(f"{len(shared_votes):,} labels for {len(shared)} pairs")
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ### Agreement beyond chance
+#
+# Two people who toss coins agree on half of all pairs. **Cohen's kappa** (1960) counts only what is beyond that. With $p_o$ the share of pairs on which both gave the same label, and $p_e$ the share that would be expected if each
+# kept their own habits but chose at random:
+#
+# $$\kappa = \frac{p_o - p_e}{1 - p_e}, \qquad p_e = q_1 q_2 + (1 - q_1)(1 - q_2)$$
+#
+# where $q_1$ and $q_2$ are how often each said "a". 1 is full agreement, 0 is chance, below 0 is less than chance.
+#
+# ### Exercise: Cohen's kappa
+# *Difficulty 1 of 3, about 8 minutes.* `first` and `second` are (B,), 1 where that annotator prefers answer a, else 0. Return kappa, a scalar.
+#
+# <details><summary>Hint</summary>Three numbers, each a mean: how often they agree, and how often each of them says 1.</details>
+
+
+# %%
+@exercise("cohen_kappa")
+def cohen_kappa(first, second):
+    raise NotImplementedError
+
+
+# %%
+first, second = torch.tensor([1.0, 1, 1, 0, 0, 1, 0, 1]), torch.tensor([1.0, 1, 0, 0, 1, 1, 0, 1])
+p_o = (first == second).float().mean()
+p_e = first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean())
+print(f"agreement {p_o:.2f}, by chance {p_e:.2f}, kappa {cohen_kappa(first, second):.2f}")
+torch.testing.assert_close(cohen_kappa(first, second), (p_o - p_e) / (1 - p_e))
+
+# %% [markdown]
+# **Predict before you run:** kappa of the best two annotators of the panel, and of the worst two?
+
+# %%
+kappas = pairwise_kappa(shared_votes)
+kappas.sort_values("kappa", ascending=False).round(2)
+
+# %% [markdown]
+# One number for the whole panel is **Krippendorff's alpha**: 1 less observed over expected disagreement, for any number of annotators. Krippendorff asks for 0.8, and for 0.667 where tentative conclusions are enough.
+
+# %%
+alpha = panel_alpha(shared_votes)
+alpha.round(2)
+
+# %% tags=["nbval-check-output"]
+against = kappas[kappas.kappa < 0]
+check("the panel does not reach the alpha of 0.667 that conclusions should rest on", alpha["high"].iloc[0] < 0.667)
+check(
+    "one annotator agrees with somebody less than chance would",
+    len(against) > 0 and all(number_of["contrarian"] in pair for pair in against[["first", "second"]].to_numpy()),
+)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Under what rubric?
+#
+# They were all given the same rubric. Which one did they *use*? Take what differs between the two answers, and fit what moves the label: logistic regression on feature differences,
+#
+# $$P(a \succ b) = \sigma\Big(\sum_k w_k \frac{f_k(a) - f_k(b)}{s_k}\Big)$$
+#
+# This is Bradley-Terry with a reward that is linear in the features $f_k$, and you will meet it again in notebook 03. $s_k$ is the standard deviation of the difference, so that weights compare.
+#
+# The rubric pays for *correct* and *asked*. It pays nothing for *words*, and charges for *flattery*, *filler*, *repeated* and *unfinished* sentences. A positive weight on any of these five is a taste of the annotator's own.
+
+# %%
+drivers = label_drivers(pairs, votes)
+drivers.pivot(index="annotator", columns="feature", values="coefficient").loc[
+    drivers.annotator.unique(), drivers.feature.unique()
+].round(2)
+
+# %% [markdown]
+# ### Exercise: who likes length?
+# *Difficulty 1 of 3, about 6 minutes.* The simplest test needs no regression: how often does somebody prefer the longer answer? `words_a` and `words_b` are the lengths of both answers, `prefers_a` is 1 where a was preferred; all (B,).
+# Return the share of labels that went to the longer answer, a scalar. Pairs of equal length say nothing.
+#
+# <details><summary>Hint</summary>Leave out the equal pairs first. Then the label is for the longer answer where "a is longer" and "a is preferred" are both true or both false.</details>
+
+
+# %%
+@exercise("longer_preferred")
+def longer_preferred(words_a, words_b, prefers_a):
+    raise NotImplementedError
+
+
+# %%
+words = {pair.id: [len(side[-1]["content"].split()) for side in (pair.a, pair.b)] for pair in pairs}
+for name in sorted({vote.annotator for vote in votes}):
+    own = [vote for vote in votes if vote.annotator == name]
+    words_a, words_b = torch.tensor([words[vote.pair] for vote in own]).T
+    prefers_a = torch.tensor([float(vote.label == "a") for vote in own])
+    print(f"{name}: {longer_preferred(words_a, words_b, prefers_a):.0%} for the longer answer")
+
+# %% [markdown]
+# Careful: a longer answer may also be the better one, since an answer that was cut short lacks something. The regression holds all else equal, this share does not. Write down whom you suspect of what, then run the next cell.
+
+# %%
+MY_SUSPECTS = {"length": "annotator ?", "flattery": "annotator ?"}
+print(MY_SUSPECTS)
+suspects = suspected_biases(pairs, votes)
+suspects
+
+# %%
+print({number: name for name, number in sorted(number_of.items(), key=lambda item: item[1])})
+
+# %% tags=["nbval-check-output"]
+favors = {row.annotator: row.favors for row in suspects.itertuples()}
+disfavors = {row.annotator: row.disfavors for row in suspects.itertuples()}
+check("who likes length was found from the labels", "words" in favors[number_of["length_lover"]])
+check(
+    "so were the two who like flattery",
+    all(favors[number_of[name]][:1] == ("flattery",) for name in ("flattered", "hurried")),
+)
+check("nothing is held against the careful one", favors[number_of["careful"]] == ())
+check("the contrarian works against what the rubric pays for", "correct" in disfavors[number_of["contrarian"]])
+check("everyone taken together likes flattery", "flattery" in favors["everyone"])
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## How noisily?
+#
+# An annotator who sees a pair again and changes their mind was not sure. If a label is wrong with probability $e$, independently each time, two labels differ with probability
+#
+# $$P(\text{flip}) = 2e(1 - e)$$
+#
+# so that the *flip rate* tells $e$ without knowing the truth. Our annotators' probabilities $p$ are known, so we can check: they should flip with probability $2p(1-p)$, on average over the pairs.
+#
+# **Predict before you run:** the annotator who likes flattery most: noisy or not?
+
+# %%
+flips = flip_rates(shared, shared_votes, panel=panel)
+flips[["annotator", "repeats", "flip_rate", "low", "high", "expected", "label_error"]].round(3)
+
+# %%
+agreement = gold_agreement(shared, shared_votes, feature_margins(shared).gold)
+agreement.round(2)
+
+# %% tags=["nbval-check-output"]
+flip_rate, by_gold = flips.set_index("annotator").flip_rate, agreement.set_index("annotator").agreement
+liked, careful, against_all = (number_of[name] for name in ("flattered", "careful", "contrarian"))
+check("the contrarian changes their mind most often", flip_rate.drop("everyone").idxmax() == against_all)
+check(
+    "who likes flattery is nearly as steady as the careful one, but further from gold",
+    flip_rate[liked] < 0.25 and by_gold[liked] < by_gold[careful],
+)
+
+# %% [markdown]
+# Two kinds of error, and they must not be confused. **Noise** shows when you ask again, and averages out over many labels. **Bias** gives the same wrong answer every time: asking again finds nothing, and more labels make a model surer of it.
+# The flip rate sees noise only. That is why we needed the regression.
+#
+# ## What is over-represented?
+#
+# A reward model learns what it sees often. Four things to count: what was asked, how long answers are, how they begin, and whether a side is preferred for its place.
+
+# %%
+ask_shares(pairs).round(3)
+
+# %%
+length_quantiles(pairs, votes).round(1)
+
+# %%
+common = openings(pairs, votes)
+common.head(8).round(3)
+
+# %%
+pd.concat(
+    {
+        "longer": length_bias(pairs, votes).set_index("annotator"),
+        "first": position_bias(shared_votes).set_index("annotator"),
+    },
+    axis=1,
+)[
+    [
+        ("longer", "longer_preferred"),
+        ("longer", "low"),
+        ("longer", "high"),
+        ("first", "first_preferred"),
+        ("first", "low"),
+        ("first", "high"),
+    ]
+].round(2)
+
+# %% tags=["nbval-check-output"]
+by_place = position_bias(shared_votes).set_index("annotator").loc["everyone"]
+check("taken together, the panel does not prefer what it reads first", by_place.low <= 0.5 <= by_place.high)
+
+# %% [markdown]
+# Requests are balanced because we drew them so. In found data they never are. The panel has no *position bias*: it does not favor what it reads first. People and LLM judges often do, which is why the side is drawn at random, and why a collection should write down which one it was.
+#
+# Compare an opening's share among the chosen with its share among the rejected: a preference for a *form* shows before any model is trained.
+#
+# ## More votes, or a filter?
+#
+# What can be done about noise and bias with the labels at hand? Some remedies, each judged by how often the label that it leaves agrees with gold (which you would not have):
+
+# %%
+gold = feature_margins(shared).gold
+
+
+def remedy(some_pairs, some_votes):
+    """Pairs that get a label, and how often it goes to the side with more gold."""
+    rows = aggregate(some_pairs, some_votes).rows
+    given, labels = from_preferences([{**row, "annotator": "all"} for row in rows], seed=SEED)
+    right = gold_agreement(given, labels, feature_margins(given).gold).iloc[-1]
+    return {"pairs": len(rows), "agree with gold": right.agreement, "low": right.low, "high": right.high}
+
+
+once = all_votes(shared, panel, seed=SEED)
+alike = [pair for pair in shared if abs(words[pair.id][0] - words[pair.id][1]) <= 1]
+remedies = {
+    "one label, by share": remedy(shared, panel_votes(shared, panel, seed=SEED)),
+    "majority of 3, by share": remedy(shared, panel_votes(shared, panel, votes=3, seed=SEED)),
+    "majority of all 5": remedy(shared, once),
+    "of all 5, without who is against all": remedy(shared, [v for v in once if v.annotator != against_all]),
+    "the careful one alone": remedy(shared, [v for v in once if v.annotator == careful]),
+    "one label, same length only": remedy(alike, panel_votes(alike, panel, seed=SEED)),
+}
+pd.DataFrame(remedies).T.astype({"pairs": int}).round(2)
+
+# %% tags=["nbval-check-output"]
+check(
+    "a majority of all five agrees with gold more often than one label",
+    remedies["majority of all 5"]["agree with gold"] > remedies["one label, by share"]["agree with gold"],
+)
+
+# %% [markdown]
+# Votes help against noise, and against a bias that only some have. No vote helps against what most of the panel likes. A filter on length costs pairs and only mends a taste for length.
+#
+# ## Publish it
+#
+# Now our own collection, from prompts to a data set, with nothing done by hand in between: three votes a pair, the majority wins, undecided pairs are kept aside, and no prompt stands in both splits.
+
+# %%
+own_votes = panel_votes(made["any"].pairs, votes=3, seed=SEED)
+rows, undecided = aggregate(made["any"].pairs, own_votes)
+splits = split_by_prompt(rows, test_share=0.2, seed=SEED)
+in_split = {name: {row["id"] for row in part} for name, part in splits.items()}
+card = data_card(
+    "Course desk preferences, a small collection",
+    {
+        name: (
+            [pair for pair in made["any"].pairs if pair.id in ids],
+            [vote for vote in own_votes if vote.pair in ids],
+        )
+        for name, ids in in_split.items()
+    },
+    files={name: f"{name}.jsonl" for name in splits},
+    collected=f"{K} answers a prompt, sampled from the SFT model of the course at temperature 1; two of them at random "
+    "make a pair; three labels a pair by the course's simulated panel; the majority decides.",
+    limits=["Annotators are simulated.", "True only in the small world of the course.", "Labels favor flattery."],
+    panel=PANEL,
+)
+folder = export(splits, outputs() / "my_preferences", card=card)
+print(
+    f"{len(rows)} rows, {len(undecided)} undecided -> {folder.name}: {sorted(path.name for path in folder.iterdir())}"
+)
+print(len(load_preferences(folder / "train.jsonl")), "rows to train on, read back")
+
+# %%
+print(card[:2400])
+
+# %% [markdown]
+# The **data card** answers the four questions for whoever uses the set after you, and says what it does not know. Read one before you train on anything: *who labelled this, and what did they like?*
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Recap
+#
+# - Pairs come from the policy that is to be improved; near pairs are hard and tell much, far pairs are easy and tell little.
+# - Agreement must be measured on pairs that several people labelled, and beyond chance: $\kappa$ for two, $\alpha$ for all.
+# - A regression on feature differences finds what an annotator likes, and does not need to know the annotator.
+# - Asking again finds noise. It does not find bias.
+# - Whatever the busiest annotator likes, a model will learn.
+#
+# **Discuss:** two of your annotators disagree with everybody, one because he is careless and one because she is right. How do you tell?
+#
+# **Further reading:** Cohen 1960, *A coefficient of agreement for nominal scales*. Krippendorff 2004, *Content analysis*, chapter 11. Gebru et al. 2021, *Datasheets for datasets*. Ouyang et al. 2022, appendix B (how their labellers were chosen and instructed).
+# Next: [03, the reward model](03_reward_model.ipynb).
