@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from textwrap import wrap
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -11,10 +10,12 @@ from picollm_lite.chat import readable
 from picollm_lite.collection.label_store import SIDES
 from picollm_lite.ui.live import View
 from picollm_lite.ui.svg import escaped
+from picollm_lite.ui.tables import html_table, text_figure, wrapped
 from picollm_lite.world.annotators import PANEL, Annotator
 from picollm_lite.world.asks import read
 from picollm_lite.world.rubric import WEIGHTS
 
+CAPTION = "Who would rather have chosen as you did"
 NAMES = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 RUBRIC = {
     "correct": "every claim is true, and about the concept asked about",
@@ -105,16 +106,9 @@ def labelling_view(state: Labelling) -> View:
 
 def rubric_markup() -> str:
     """The rubric in short, folded away."""
-    cell = "style='text-align:left;padding-right:16px'"
-    head = "".join(f"<th {cell}>{name}</th>" for name in ("criterion", "weight", "full when"))
-    rows = "".join(
-        f"<tr><th scope='row' {cell}>{name}</th><td {cell}>{weight:g}</td><td {cell}>{RUBRIC[name]}</td></tr>"
-        for name, weight in WEIGHTS.items()
-    )
+    rows = [(name, f"{weight:g}", RUBRIC[name]) for name, weight in WEIGHTS.items()]
     summary = "The rubric: what makes an answer better"
-    return (
-        f"<details><summary>{summary}</summary><table style='line-height:1.4'><tr>{head}</tr>{rows}</table></details>"
-    )
+    return f"<details><summary>{summary}</summary>{html_table(('criterion', 'weight', 'full when'), rows)}</details>"
 
 
 def _judged(state: Labelling) -> tuple[list[Judged], int]:
@@ -152,7 +146,8 @@ def _markup(state: Labelling, head: str, rows: Sequence[Agreement]) -> str:
             f"<div style='display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:6px 0'>{a}{b}</div>"
         )
     if rows:
-        parts.append(_table(rows))
+        cells = [(row.annotator, f"{row.share:.0%}", str(row.n)) for row in rows]
+        parts.append(html_table(("annotator", "agreement", "n"), cells, caption=CAPTION))
     return f"<div style='max-width:820px;line-height:1.4'>{''.join(parts)}</div>"
 
 
@@ -165,30 +160,13 @@ def _lines(messages: Sequence[dict]) -> str:
     return f"<span style='white-space:pre-wrap'>{escaped(readable(messages))}</span>"
 
 
-def _table(rows: Sequence[Agreement]) -> str:
-    cell = "style='padding-right:18px;text-align:{}'"
-    left, right = cell.format("left"), cell.format("right")
-    body = "".join(
-        f"<tr><td {left}>{escaped(row.annotator)}</td><td {right}>{row.share:.0%}</td><td {right}>{row.n}</td></tr>"
-        for row in rows
-    )
-    return (
-        "<table><caption style='text-align:left;white-space:nowrap'>Who would rather have chosen as you did</caption>"
-        f"<tr><th {left}>annotator</th><th {right}>agreement</th><th {right}>n</th></tr>{body}</table>"
-    )
-
-
 def _figure(state: Labelling, head: str, rows: Sequence[Agreement]) -> Figure:
     """The same as lines of text: what a page without a kernel shows."""
     texts = [head]
     if state.current is not None:
         for name, messages in (("Question", state.current.prompt), ("A", state.current.a), ("B", state.current.b)):
             paragraphs = f"{name}: {readable(messages)}".splitlines()
-            texts += ["", *(line for paragraph in paragraphs for line in wrap(paragraph, 96) or [""])]
+            texts += ["", *(line for paragraph in paragraphs for line in wrapped(paragraph, ""))]
     if rows:
-        texts += ["", "Who would rather have chosen as you did"]
-        texts += [f"    {row.annotator}: {row.share:.0%} of {row.n}" for row in rows]
-    figure = Figure(figsize=(7.5, 0.21 * len(texts) + 0.1))
-    # A dollar sign in an answer is no mathematics.
-    figure.text(0.01, 0.99, "\n".join(texts), va="top", fontsize=10, linespacing=1.4, parse_math=False)
-    return figure
+        texts += ["", CAPTION, *(f"    {row.annotator}: {row.share:.0%} of {row.n}" for row in rows)]
+    return text_figure("\n".join(texts))

@@ -12,9 +12,9 @@ from picollm_lite.chat import respond
 from picollm_lite.models import RewardModel
 from picollm_lite.scoring import left_align, sequence_logprobs
 from picollm_lite.ui.explorers.answers import NO_GOLD, gold_score
-from picollm_lite.ui.explorers.tables import html_table, signed, text_figure, text_table, wrapped
 from picollm_lite.ui.live import Live, View, explore
 from picollm_lite.ui.svg import escaped
+from picollm_lite.ui.tables import html_table, signed, text_figure, text_table, wrapped
 from picollm_lite.world.rubric import WEIGHTS, RubricScore
 
 KL_NOTE = "KL to SFT: log-ratio to SFT, k1 summed over the answer's tokens, in nats; can be below 0"

@@ -10,9 +10,9 @@ import ipywidgets as widgets
 from picollm_lite.evaluation.perturbations import cut_off, flattery_first, padding, repetition, swapped_fact
 from picollm_lite.models import RewardModel
 from picollm_lite.ui.explorers.answers import NO_GOLD, gold_score, sentence_verdicts
-from picollm_lite.ui.explorers.tables import html_table, signed, text_figure, text_table, wrapped
 from picollm_lite.ui.live import Live, View
 from picollm_lite.ui.svg import escaped
+from picollm_lite.ui.tables import html_table, signed, text_figure, text_table, wrapped
 from picollm_lite.world.asks import read, reference_answer
 from picollm_lite.world.rubric import WEIGHTS, RubricScore
 

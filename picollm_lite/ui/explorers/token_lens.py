@@ -7,10 +7,10 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from picollm_lite.ui.explorers.lens_data import Lens
-from picollm_lite.ui.explorers.tables import CHARACTER, FONT_SIZE, LINE, WIDTH, drawable, put, signed, text_table
 from picollm_lite.ui.live import Live, View, explore
 from picollm_lite.ui.plots import BLUE, ORANGE
 from picollm_lite.ui.svg import escaped, shade
+from picollm_lite.ui.tables import CHARACTER, FONT_SIZE, LINE, WIDTH, drawable, put, signed, text_table
 
 WHITESPACE = {"\n": "↵", "\r": "↵", "\t": "⇥"}  # any other: ·
 KEY = "blue, solid: above 0; orange, dashed: below 0; the further, the stronger; · is a space"

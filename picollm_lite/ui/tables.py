@@ -19,7 +19,7 @@ def signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"  # adding 0 turns -0.0 into 0.0
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, equal: bool = False) -> str:
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", equal: bool = False) -> str:
     """A table whose first column names the rows; `equal` gives all other columns the same width."""
     top = "".join(f'<th scope="col" style="{_CELL}">{escaped(cell)}</th>' for cell in head)
     body = "".join(f"<tr>{_row_head(row[0])}{''.join(map(_cell, row[1:]))}</tr>" for row in rows)
@@ -27,7 +27,8 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, equal: boo
     if equal:
         style += ";table-layout:fixed;width:100%"
     first = '<colgroup><col style="width:90px"></colgroup>' if equal else ""
-    return f'<table style="{style}">{first}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    above = f'<caption style="text-align:left;white-space:nowrap">{escaped(caption)}</caption>' if caption else ""
+    return f'<table style="{style}">{above}{first}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
