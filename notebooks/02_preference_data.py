@@ -186,6 +186,9 @@ check(
     len(against) > 0 and all(number_of["contrarian"] in pair for pair in against[["first", "second"]].to_numpy()),
 )
 
+# %% [markdown]
+# That is low, and a single number does not say why: because everybody guesses, or because they want different things? For that we have to look at what they want.
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Under what rubric?
 #
@@ -283,7 +286,8 @@ check(
 #
 # ## What is over-represented?
 #
-# A reward model learns what it sees often. Four things to count: what was asked, how long answers are, how they begin, and whether a side is preferred for its place.
+# A reward model learns what it sees often. Four things to count: what was asked, how long answers are, how they begin, and whether a side is preferred for its place. For the last one we take
+# the shared pairs: the shipped file does not say which answer was read first.
 
 # %%
 ask_shares(pairs).round(3)

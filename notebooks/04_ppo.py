@@ -57,7 +57,7 @@ SEED = 0
 STEPS = 40
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
-SWEEP_LEARNING_RATE = 2e-4  # twice as fast, to get to the interesting part within two minutes
+SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
 WEAK_STEPS, STRONG_STEPS = 45, 15
 ANSWERS = 4  # to each prompt of the suite, when models are compared
@@ -406,7 +406,7 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs from the SFT model, with twice the learning rate: one with a strong penalty, one with hardly any.
+# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any.
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
 
@@ -453,7 +453,10 @@ check(
     weak_gold.iloc[-1] < weak_gold[peak] - 0.25,
 )
 check("weak penalty: the proxy goes on rising while gold falls", weak_proxy.iloc[-1] > weak_proxy[peak])
-check("weak penalty: most answers flatter", flattering(weak_texts) > 0.5)
+check(
+    "weak penalty: flattery has become more frequent than with SFT, by half or more",
+    flattering(weak_texts) > 1.5 * flattering(sft_texts),
+)
 check(
     "after as many steps the strong penalty has kept the policy nearer to SFT", strong[-1].kl < weak[len(strong) - 1].kl
 )
