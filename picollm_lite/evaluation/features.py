@@ -10,7 +10,7 @@ import pandas as pd
 
 from picollm_lite.evaluation.tables import by_prompt, from_rows, interval_columns, require_same_length
 from picollm_lite.world.asks import read, reference_answer, required_facts
-from picollm_lite.world.rubric import SLACK, judge_sentences
+from picollm_lite.world.rubric import SLACK, is_finished, judge_sentences
 
 
 def features(prompts: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def _features(prompt: str, text: str) -> dict[str, bool]:
     wanted = {(concept.id, kind) for concept, kind in required_facts(question)}
     claims = [verdict for verdict in verdicts if verdict.is_claim]
     right = [claim for claim in claims if claim.concept in targets]
-    finished = text.rstrip().endswith((".", "!", "?"))
+    finished = is_finished(text)
     whole = right if finished else [claim for claim in right if claim is not verdicts[-1]]
     free = SLACK * len(reference_answer(question).split())
     return {

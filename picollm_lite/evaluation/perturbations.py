@@ -10,7 +10,7 @@ from random import Random
 from picollm_lite.world import texts
 from picollm_lite.world.asks import REQUIRED, read
 from picollm_lite.world.concepts import load_concepts
-from picollm_lite.world.rubric import Verdict, judge_sentences
+from picollm_lite.world.rubric import Verdict, is_finished, judge_sentences
 
 Edit = Callable[[str, str, Random], str]
 CUT_WORDS = 4
@@ -75,7 +75,7 @@ def another_answer(prompt: str, answer: str, rng: Random) -> str:
 def dropped_word(prompt: str, answer: str, rng: Random) -> str:
     """The answer without one of its words, none that ends a sentence."""
     words = answer.split()
-    inner = [place for place, word in enumerate(words) if not word.endswith((".", "!", "?"))]
+    inner = [place for place, word in enumerate(words) if not is_finished(word)]
     if not inner:
         raise ValueError("no word of the answer stands before the end of a sentence: there is none to drop")
     place = rng.choice(inner)
