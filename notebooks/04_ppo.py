@@ -406,15 +406,19 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any.
+# Two more runs, with three times the learning rate: one with a strong penalty, one with hardly any.
+#
+# Both start from the shipped SFT model and are rewarded by the shipped reward model, also if you trained your own: what a policy exploits is what its reward model happens to offer, and yours may
+# offer something else. (Put yours in and see.)
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
 
 # %%
+shipped_reward = RewardModel.load(CHECKPOINTS / "reward", device=DEVICE)
 sweep = {}
 for kl_coef, steps_of_run in ((STRONG_KL_COEF, STRONG_STEPS), (WEAK_KL_COEF, WEAK_STEPS)):
-    model, _ = load_policy(checkpoint("sft"), device=DEVICE)
-    records = train(model, reward_model, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
+    model, _ = load_policy(CHECKPOINTS / "sft", device=DEVICE)
+    records = train(model, shipped_reward, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
     sweep[kl_coef] = model, records
 (strong_policy, strong), (weak_policy, weak) = sweep.values()
 
@@ -441,7 +445,7 @@ pd.DataFrame([report(name, texts) for name, texts in named.items()]).set_index("
 # %%
 for question, text in list(zip(asked, weak_texts, strict=True))[:6]:
     print(
-        f"proxy {reward_model.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
+        f"proxy {shipped_reward.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
     )
 
 # %% tags=["nbval-check-output"]
