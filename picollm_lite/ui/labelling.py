@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from picollm_lite.collection.label_store import add_label, has_rows, read_labels, remove_label
 from picollm_lite.collection.pairs import AnswerPair
 from picollm_lite.data import load_preferences
-from picollm_lite.formats import check_messages
+from picollm_lite.formats import SIDES, check_messages
 from picollm_lite.ui.label_view import NAMES, Choice, Labelling, labelling_view, rubric_markup
 from picollm_lite.ui.live import Live, View
 from picollm_lite.world.concepts import load_concepts
@@ -117,7 +117,7 @@ class _Session:
 
 def _choice(pair: AnswerPair | Mapping, number: int, seed: int) -> Choice:
     where = f"pair {number}"
-    row, sides = (pair._asdict(), ("a", "b")) if isinstance(pair, AnswerPair) else (pair, ("chosen", "rejected"))
+    row, sides = (pair._asdict(), ("a", "b")) if isinstance(pair, AnswerPair) else (pair, SIDES)
     if not isinstance(row.get("id"), str) or not row["id"]:
         raise ValueError(f"{where}: expected a text as `id`, got {row.get('id')!r}")
     for key in ("prompt", *sides):
