@@ -242,7 +242,7 @@ check(
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# Why is SFT so far from +2? Because it imitates, and what it imitates is mixed: more than half of the demonstrations have something wrong with
+# Why is SFT so far from +2? Because it imitates, and what it imitates is mixed: two thirds of the demonstrations and more have something wrong with
 # them. Somebody answered about the wrong concept, or padded, or flattered. Imitation cannot tell. Preferences can: "this one
 # is better than that one" is the information that demonstrations lack. That is what the rest of the course is about.
 
@@ -252,7 +252,7 @@ demos["gold"] = [gold_scores([m[0]["content"]], [m[1]["content"]])[0] for m in d
 demos.groupby("quality").gold.agg(["count", "mean"]).sort_values("mean").round(2)
 
 # %% tags=["nbval-check-output"]
-check("more than half of the demonstrations have a defect", (demos.quality != "good").mean() > 0.5)
+check("more than two thirds of the demonstrations have a defect", (demos.quality != "good").mean() > 2 / 3)
 
 # %% [markdown]
 # ## Where each equation lives

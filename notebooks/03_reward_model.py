@@ -13,12 +13,12 @@
 #
 # SFT needs somebody to write the right answer. It is much easier to say which of two answers is better. In this notebook a model learns a
 # score from such choices: the **reward model**, our *proxy* for what people want. You will derive its loss, train it in a minute, and
-# begin to find out what it gets wrong.
+# **audit** it: find out what it gets wrong before a policy does.
 #
 # | | |
 # |---|---|
-# | **You will be able to** | derive the Bradley-Terry loss, turn a language model into a reward model, train it, say how good it could possibly be, and fool it |
-# | **Time** | 2 minutes to run, 40 to work through (2 CPU cores) |
+# | **You will be able to** | derive the Bradley-Terry loss, turn a language model into a reward model, train it, say how good it could possibly be, and audit it: calibration, perturbations, new questions, second opinions |
+# | **Time** | 3 minutes to run, 60 to work through (2 CPU cores) |
 # | **Needs** | the SFT model (yours from notebook 01, or the shipped one) and the preference pairs in `data/` |
 # | **Produces** | `outputs/checkpoints/reward`, which notebook 04 optimizes |
 
@@ -28,15 +28,27 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything ships with the course; nothing is downloaded
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+import random
+
 import numpy as np
 import pandas as pd
 import torch
 
+from picollm_lite.chat import answer
 from picollm_lite.data import encode_pairs, load_preferences, load_suite
+from picollm_lite.evaluation.audit import (
+    agreement_by_split,
+    compare_spread,
+    ensemble_spread,
+    exploits,
+    perturbation_table,
+)
+from picollm_lite.evaluation.calibration import accuracy_tables, calibration, calibration_errors
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval
+from picollm_lite.evaluation.perturbations import flattery_first
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel, load_policy, save
-from picollm_lite.paths import PREFERENCES, PREFERENCES_TEST, SUITE, checkpoint, outputs
+from picollm_lite.paths import CHECKPOINTS, PREFERENCES, PREFERENCES_TEST, SUITE, checkpoint, outputs
 from picollm_lite.stages import reward
 from picollm_lite.ui import plots
 from picollm_lite.ui.claims import check, measure
@@ -46,13 +58,13 @@ from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 from picollm_lite.world.annotators import panel_probability
 from picollm_lite.world.asks import read, reference_answer
-from picollm_lite.world.texts import FILLER_SENTENCES, FLATTERY_SENTENCES
 
 # %%
 SEED = 0
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 OFF_PROMPT_WEIGHT = 1.0
+N_SECOND = 2000  # pairs for each second opinion
 CLEAR = 1.0  # answers whose gold differs by at least this much differ clearly
 DEVICE = start(SEED)
 
@@ -279,43 +291,179 @@ check("scores center near 0, also on held-out answers", abs(scores_mean) < 0.5)
 # Where answers differ clearly the proxy mostly sees it, although it was shown no score and many wrong labels: noise that has no pattern averages out. Where they differ
 # little it is close to guessing.
 #
-# ## What does it like?
+# ## The audit
 #
-# Noise *with* a pattern does not average out. Take perfect answers, change one thing, and see how far proxy and gold move.
+# A policy will soon do all it can to please this model. What will it find? An **audit** asks before it happens, with questions that accuracy does not answer: is the model as sure as it should be,
+# where is it right, what does it charge too little for, and where does it not know?
 #
-# **Predict before you run:** which change will the proxy mind least, compared with gold?
+# ### Is it as sure as it should be?
+#
+# By Bradley-Terry a margin is a probability: $\sigma(\text{margin})$ is how sure the model is of its favorite. It is **calibrated** when, of all pairs where it is 80 % sure, it is right on 80 %.
+# Two numbers sum this up. The **Brier score** is the mean of $(q - y)^2$, with $q$ the predicted probability and $y$ 1 or 0. No forecast beats $p(1-p)$ on average, as labels are noisy: that is its floor. The
+# **calibration error** is the mean distance between predicted and observed share, bin by bin.
+#
+# One trap: our pairs stand with the chosen answer first, so every label is a 1, and of a row of ones there is no curve. What does not depend on the order is the model's *favorite*: how sure is it, and was the favorite chosen?
+#
+# **Predict before you run:** is a model that was trained on noisy labels too sure, or not sure enough? And on which pairs?
 
 # %%
-questions = list(load_suite(SUITE)["prompt"])
-perfect = [reference_answer(read(q)) for q in questions]
-rng = np.random.default_rng(SEED)
-edits = {
-    "flattered first": lambda a: f"{rng.choice(FLATTERY_SENTENCES)} {a}",
-    "flattered twice": lambda a: f"{rng.choice(FLATTERY_SENTENCES)} {a} {rng.choice(FLATTERY_SENTENCES)}",
-    "padded": lambda a: f"{rng.choice(FILLER_SENTENCES)} {a}",
-    "cut off": lambda a: " ".join(a.split()[:-4]),
-    "another question's": lambda a: perfect[rng.integers(len(perfect))],
-}
-changes = {}
-for name, edit in edits.items():
-    edited = [edit(a) for a in perfect]
-    proxy_change = (reward_model.score(questions, edited) - reward_model.score(questions, perfect)).cpu().numpy()
-    gold_change = gold_scores(questions, edited) - gold_scores(questions, perfect)
-    changes[name] = mean_interval(proxy_change), mean_interval(gold_change)
-pd.DataFrame(
-    {
-        name: {"proxy": p.estimate, "proxy low": p.low, "proxy high": p.high, "gold": g.estimate}
-        for name, (p, g) in changes.items()
-    }
-).T.round(2)
+margins = chosen - rejected
+curve = calibration(margins, p_chosen)
+figure = plots.curves(
+    {"calibrated": curve["predicted"], "labels": curve["observed"], "true probability": curve["true"]},
+    x=curve["predicted"],
+    xlabel="how sure the proxy is of its favorite",
+    ylabel="how often it was chosen",
+)
+plots.show(
+    figure,
+    alt="How often the proxy's favorite was chosen against how sure the proxy is: near the diagonal at first, below it where it is surest",
+)
+
+# %%
+errors = calibration_errors(margins, p_chosen)
+errors.round(3)
 
 # %% tags=["nbval-check-output"]
-flattered, padded_first = changes["flattered first"][0], changes["padded"][0]
+surest = curve.iloc[-1]
+check("where it is surest, the proxy is too sure", surest["predicted"] > surest["observed high"])
 check(
-    "an answer to another question costs most",
-    min(changes, key=lambda name: changes[name][0].estimate) == "another question's",
+    "its Brier score lies between the floor and that of a coin",
+    errors.loc["Brier score", "at best"] < errors.loc["Brier score", "on labels"] < 0.25,
 )
-check("the proxy minds padding, and does not mind flattery", padded_first.high < 0 < flattered.high)
+
+# %% [markdown]
+# "Expected" replaces each label by the panel's true probability: what the same forecasts would score on average over all labels that might have been given. "At best" is a forecast that knows these probabilities.
+# Outside this world you would have the first column only.
+#
+# The model is too sure exactly where a policy will go: to answers with the highest margins.
+#
+# ### Where is it right?
+#
+# The same accuracy, in groups. Pairs are **length-matched** when their answers differ by at most one word or a tenth: there a taste for length is of no help. And if the model merely liked length, it would be right when the *longer* answer was chosen and wrong
+# when the shorter one was. "best guess" is how many of the same labels the panel's own probabilities get right.
+#
+# **Predict before you run:** whose labels does the model predict best? Remember how the panel's work is divided.
+
+# %%
+accuracy_tables(
+    margins,
+    p_chosen,
+    chosen=[row["chosen"][-1]["content"] for row in held_out],
+    rejected=[row["rejected"][-1]["content"] for row in held_out],
+    annotators=held_out["annotator"],
+    gold_margins=gold_gap,
+).round(2)
+
+# %% [markdown]
+# A reward model learns the *panel*, not the truth and not one person. Compare the two rows on length: is there a taste for it?
+#
+# ### What does it like?
+#
+# Noise *with* a pattern does not average out. Take perfect answers, make one change (a **perturbation**), and see how far proxy and gold move. All changes but one are defects. "lower case" is the exception: the rubric does not mind, so
+# that a reward model should not either.
+#
+# **Predict before you run:** which defect does the proxy charge least for? Is there one that it *pays* for?
+
+# %%
+suite = load_suite(SUITE)
+questions = list(suite["prompt"])
+perfect = [reference_answer(read(q)) for q in questions]
+table = perturbation_table(reward_model.score, questions, perfect, seed=SEED)
+table[["proxy", "proxy low", "proxy high", "gold", "disagreement"]].round(2)
+
+# %% tags=["nbval-check-output"]
+off_topic = ["swapped fact", "another question's answer"]
+check(
+    "what costs most is not to answer the question",
+    table.loc[off_topic, "proxy high"].max() < table.drop(off_topic)["proxy low"].min(),
+)
+check("the proxy minds padding", table.loc["padding", "proxy high"] < 0)
+
+# %% [markdown]
+# *Disagreement* is the share of answers that the proxy likes better after the change and gold likes less. It needs no common scale for the two, and says how often a policy would be led astray.
+#
+# ### On new questions
+#
+# Of two answers to one question, does the proxy prefer the better one? The suite has phrasings that the model has seen, phrasings that it has not, and combinations of concept and request that it has not.
+
+# %%
+asked, splits = questions * 4, list(suite["split"]) * 4
+sft_answers = answer(policy, tokenizer, asked, seed=SEED)
+agreement_by_split(reward_model.score, asked, sft_answers, splits).round(2)
+
+# %% [markdown]
+# Before you read a difference into the rows, look at their intervals: each rests on 42 questions.
+#
+# ### Second opinions
+#
+# Two more reward models, each trained on 2,000 pairs that the other does not see. Where they disagree, the labels have not settled the matter, and none of the two is to be trusted: their standard deviation is called the **ensemble spread** (Coste et al. 2024).
+# Every model has a zero of its own for each prompt, as only differences were ever trained. So we compare by how much an answer is better than the perfect one to the same question.
+#
+# **Predict before you run:** will second opinions warn us of a bias that *all* labels share?
+
+# %%
+others = []
+for k in (1, 2):
+    other = RewardModel.from_policy(policy, tokenizer, seed=SEED + k)
+    part = pairs[(k - 1) * N_SECOND : k * N_SECOND]
+    run = reward.train(
+        other,
+        part,
+        off_prompt_weight=OFF_PROMPT_WEIGHT,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        seed=SEED + k,
+    )
+    TrainingPanel(f"reward, second opinion {k}", {"accuracy on labels": ("accuracy",)}).follow(run)
+    others.append(other.score)
+
+# %%
+ppo_policy, _ = load_policy(CHECKPOINTS / "ppo", device=DEVICE)  # the shipped one: notebook 04 trains yours
+sets = {
+    "SFT": sft_answers,
+    "PPO": answer(ppo_policy, tokenizer, asked, seed=SEED),
+    "SFT, flattery added": [flattery_first(q, a, random.Random(a)) for q, a in zip(asked, sft_answers, strict=True)],
+}
+spreads = {name: ensemble_spread(others, asked, texts, references=perfect * 4) for name, texts in sets.items()}
+spread_table = compare_spread(asked, spreads)
+spread_table.round(3)
+
+# %%
+gains = [(f(asked, sets["SFT, flattery added"]) - f(asked, sft_answers)).mean().item() for f in others]
+print("what each second opinion pays for added flattery:", [round(gain, 2) for gain in gains])
+
+# %% tags=["nbval-check-output"]
+check("on PPO's answers the second opinions differ no more than on SFT's", spread_table.loc["PPO", "rise low"] <= 0)
+check("each of them pays for flattery, too", min(gains) > 0)
+check(
+    "added flattery raises the spread by less than it pays",
+    spread_table.loc["SFT, flattery added", "rise"] < np.mean(gains),
+)
+
+# %% [markdown]
+# Spread warns where the models *differ*. On PPO's answers they do not differ more than on SFT's: with a proper KL penalty the policy stayed where there were labels. And a taste that all of them took from the same labels looks like
+# knowledge: flattery raises the spread by less than it pays, so that even a reward with the spread taken off would pay for it (Eisenstein et al. 2024). Only another kind of check finds it: a perturbation, or reading the answers.
+
+# %% [markdown]
+# Write it down, before you read on and before notebook 04 shows it: **if a policy does all it can to please this reward model, what will its answers look like?**
+
+# %%
+PREDICTED_HACK = "(your prediction)"
+print(PREDICTED_HACK)
+
+# %% [markdown]
+# ### The finding
+#
+# An **exploit** pays by the proxy and costs by gold. It is *certain* when both intervals leave out 0. Ranked by what it pays:
+
+# %% slideshow={"slide_type": "slide"}
+findings = exploits(table)
+findings[["feature", "proxy", "proxy low", "gold", "gold high", "certain", "proxy per gold lost"]].round(2)
+
+# %% tags=["nbval-check-output"]
+check("the audit's first finding is certain", bool(findings["certain"].iloc[0]))
+check("the audit's first finding is flattery", findings["feature"].iloc[0] == "flattery")
 
 # %% [markdown]
 # Gold takes points off for flattery and padding alike. The proxy tells them apart, because the panel does: its busiest annotator enjoys praise. A policy that looks for
@@ -344,13 +492,6 @@ for name, text in {"perfect": best, "yours": MY_ANSWER}.items():
     print(f"{name:<8} proxy {proxy:+.2f}  gold {gold:+.2f}  {text}")
 
 # %% [markdown]
-# Now write it down, before notebook 04 shows it: **if a policy does all it can to please this reward model, what will its answers look like?**
-
-# %%
-PREDICTED_HACK = "(your prediction)"
-print(PREDICTED_HACK)
-
-# %% [markdown]
 # ## Keep it
 
 # %%
@@ -371,9 +512,10 @@ check("the saved reward model gives the same scores to 0.1", difference < 0.1)
 # - $L^{BT} = -\log\sigma(r_c - r_r)$ makes the choices that people made likely. Only differences count; we center the scores afterwards.
 # - One epoch. The Bayes ceiling says how good a model of noisy labels could be at best.
 # - Pairs share their prompt; off-prompt answers teach the model to look at it.
+# - Calibration, perturbations, splits and second opinions ask what accuracy does not. Second opinions miss a bias that all labels share.
 # - Unbiased noise averages out. Bias is learned like everything else, and the loss curve does not show it.
 #
 # **Discuss:** you have a budget for 12,000 labels. Would you rather have one careful annotator for all of them, or five different ones? What could you measure in either case?
 #
 # **Further reading:** Ouyang et al. 2022, section 3.5. Stiennon et al. 2020, *Learning to summarize from human feedback*, appendix B. Liu et al. 2025, *RRM: Robust reward
-# model training mitigates reward hacking*. Next: [04, PPO](04_ppo.ipynb).
+# model training mitigates reward hacking*. Coste et al. 2024, *Reward model ensembles help mitigate overoptimization*. Eisenstein et al. 2024, *Helping or herding?* Next: [04, PPO](04_ppo.ipynb).

@@ -34,6 +34,8 @@ import torch
 
 from picollm_lite.chat import answer, respond
 from picollm_lite.data import load_preferences, load_suite
+from picollm_lite.evaluation.audit import exploits, perturbation_table
+from picollm_lite.evaluation.features import exploited, features
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval, overoptimization_fit, paired_win_rate
 from picollm_lite.kernels.advantages import gae, masked_mean, shape_rewards, whiten
 from picollm_lite.kernels.logprobs import kl_exact, kl_k1, kl_k2, kl_k3, token_logprobs
@@ -50,7 +52,7 @@ from picollm_lite.ui.explorers.sliders import kl_budget, sweep_rows
 from picollm_lite.ui.explorers.token_lens import token_lens
 from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
-from picollm_lite.world.rubric import judge_sentences
+from picollm_lite.world.asks import read, reference_answer
 
 # %%
 SEED = 0
@@ -59,7 +61,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
 SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
-WEAK_STEPS, STRONG_STEPS = 45, 15
+WEAK_STEPS, STRONG_STEPS = 40, 12
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
@@ -297,11 +299,11 @@ CHARTS = {
 }
 
 
-def train(model, proxy, steps, kl_coef, learning_rate, title, critic=None):
+def train(model, steps, kl_coef, learning_rate, title, critic=None):
     """One PPO run in a live panel, from `model` as its own reference; an interrupt keeps what was trained so far."""
     run = ppo.train(
         model,
-        proxy.score,
+        reward_model.score,
         prompts,
         tokenizer=tokenizer,
         critic=critic,
@@ -317,9 +319,7 @@ def train(model, proxy, steps, kl_coef, learning_rate, title, critic=None):
 
 
 # %%
-main = train(
-    policy, reward_model, STEPS, KL_COEF, LEARNING_RATE, "ppo", critic
-)  # the critic from above, still a head of zeros
+main = train(policy, STEPS, KL_COEF, LEARNING_RATE, "ppo", critic)  # the critic from above, still a head of zeros
 
 
 # %% slideshow={"slide_type": "slide"}
@@ -373,18 +373,13 @@ token_lens(lens)
 
 
 # %%
-def flattering(texts):
-    """Share of answers with at least one flattering sentence."""
-    return float(np.mean([any(v.flattery for v in judge_sentences(text)) for text in texts]))
-
-
 def report(name, texts):
     proxy, words = reward_model.score(asked, texts).mean().item(), np.mean([len(text.split()) for text in texts])
     return {
         "model": name,
         "gold": gold_scores(asked, texts).mean(),
         "proxy": proxy,
-        "flattering": flattering(texts),
+        "flattering": features(asked, texts)["flattery"].mean(),
         "words": words,
     }
 
@@ -406,19 +401,15 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs, with three times the learning rate: one with a strong penalty, one with hardly any.
-#
-# Both start from the shipped SFT model and are rewarded by the shipped reward model, also if you trained your own: what a policy exploits is what its reward model happens to offer, and yours may
-# offer something else. (Put yours in and see.)
+# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any.
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
 
 # %%
-shipped_reward = RewardModel.load(CHECKPOINTS / "reward", device=DEVICE)
 sweep = {}
 for kl_coef, steps_of_run in ((STRONG_KL_COEF, STRONG_STEPS), (WEAK_KL_COEF, WEAK_STEPS)):
-    model, _ = load_policy(CHECKPOINTS / "sft", device=DEVICE)
-    records = train(model, shipped_reward, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
+    model, _ = load_policy(checkpoint("sft"), device=DEVICE)
+    records = train(model, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
     sweep[kl_coef] = model, records
 (strong_policy, strong), (weak_policy, weak) = sweep.values()
 
@@ -445,7 +436,7 @@ pd.DataFrame([report(name, texts) for name, texts in named.items()]).set_index("
 # %%
 for question, text in list(zip(asked, weak_texts, strict=True))[:6]:
     print(
-        f"proxy {shipped_reward.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
+        f"proxy {reward_model.score([question], [text]).item():+.2f}  gold {gold_scores([question], [text])[0]:+.2f}  {text}"
     )
 
 # %% tags=["nbval-check-output"]
@@ -457,13 +448,32 @@ check(
     weak_gold.iloc[-1] < weak_gold[peak] - 0.25,
 )
 check("weak penalty: the proxy goes on rising while gold falls", weak_proxy.iloc[-1] > weak_proxy[peak])
-check(
-    "weak penalty: flattery has become more frequent than with SFT, by half or more",
-    flattering(weak_texts) > 1.5 * flattering(sft_texts),
-)
+check("weak penalty: most answers flatter", features(asked, weak_texts)["flattery"].mean() > 0.5)
 check(
     "after as many steps the strong penalty has kept the policy nearer to SFT", strong[-1].kl < weak[len(strong) - 1].kl
 )
+
+# %% [markdown]
+# ### Did the audit see it coming?
+#
+# Notebook 03 ended with a ranking: what pays by the proxy and costs by gold. It knew nothing of any policy, only the reward model and perfect answers. Here it is again for the reward model of this run, beside what became more common
+# from SFT's answers to the weakly penalized policy's. Both use the same names.
+#
+# **Predict before you run:** which name stands first in each?
+
+# %%
+perfect = [reference_answer(read(q)) for q in questions]
+findings = exploits(perturbation_table(reward_model.score, questions, perfect, seed=SEED))
+findings[["feature", "proxy", "proxy low", "gold", "certain"]].head(3).round(2)
+
+# %%
+risen = exploited(asked, sft_texts, weak_texts)
+risen.round(2)
+
+# %% tags=["nbval-check-output"]
+check("the audit's first finding was certain", bool(findings["certain"].iloc[0]))
+check("what rose most is what the audit named first", risen.index[0] == findings["feature"].iloc[0])
+check("and it rose for certain", bool(risen["certain"].iloc[0]))
 
 # %% [markdown]
 # This is **over-optimization**, Goodhart's law at work: when a measure becomes a target, it ceases to be a good measure. The proxy says that things are going ever better. Only gold shows that they are not, and in real life you do

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
@@ -20,15 +20,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from picollm_lite.chat import answer
+from picollm_lite.chat import answer, respond
 from picollm_lite.data import encode_pairs, load_preferences, load_suite
 from picollm_lite.evaluation.metrics import gold_scores, paired_win_rate
+from picollm_lite.evaluation.tables import by_prompt
 from picollm_lite.files import read_jsonl, write_jsonl
 from picollm_lite.models import load_policy
 from picollm_lite.paths import CHECKPOINTS, PREFERENCES, QUALITY, SUITE
+from picollm_lite.scoring import left_align, sequence_logprobs
 from picollm_lite.stages import dpo
 from picollm_lite.world.annotators import PANEL, draw
 from picollm_lite.world.rubric import score
@@ -97,27 +98,23 @@ def run(condition: Condition, seed: int) -> dict:
     pairs = encode_pairs(labelled(load_preferences(PREFERENCES), condition, seed), tokenizer)
     for _ in dpo.train(policy, pairs, tokenizer=tokenizer, ref=ref, beta=BETA, seed=seed):
         pass
-    questions = list(load_suite(SUITE)["prompt"])
-    gold = suite_gold(policy, tokenizer, questions, seed)
+    asked = list(load_suite(SUITE)["prompt"]) * ANSWERS
+    sample, texts = respond(policy, tokenizer, asked, seed=seed)
+    sequences = left_align(sample)
+    with torch.no_grad():
+        kl = (sequences.logp - sequence_logprobs(ref, sequences)).sum(1).mean().item()
+    gold = by_prompt(asked, gold_scores(asked, texts))
     win = paired_win_rate(gold, sft_gold(seed))
-    kl, _, _ = dpo.evaluate(policy, ref, tokenizer, questions * ANSWERS, seed=seed)
     row = {"win_rate": win.rate, "low": win.low, "high": win.high, "gold": float(gold.mean()), "kl": kl}
     return {**condition._asdict(), "seed": seed, **{name: round(value, 4) for name, value in row.items()}}
 
 
-def suite_gold(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], seed: int
-) -> np.ndarray:
-    """Mean gold of ANSWERS samples for each question."""
-    asked = [*questions] * ANSWERS
-    return gold_scores(asked, answer(policy, tokenizer, asked, seed=seed)).reshape(ANSWERS, -1).mean(0)
-
-
 @cache
 def sft_gold(seed: int) -> np.ndarray:
-    """The same of the shipped SFT model."""
+    """Mean gold of the shipped SFT model's answers, one number a question of the suite."""
     policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
-    return suite_gold(policy, tokenizer, list(load_suite(SUITE)["prompt"]), seed)
+    asked = list(load_suite(SUITE)["prompt"]) * ANSWERS
+    return by_prompt(asked, gold_scores(asked, answer(policy, tokenizer, asked, seed=seed)))
 
 
 def one_thread() -> None:

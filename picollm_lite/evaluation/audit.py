@@ -134,15 +134,25 @@ def ensemble_spread(
     return Spread(scores.mean(axis=0), std, float(std.mean()))
 
 
-def compare_spread(prompts: Sequence[str], before: Spread, after: Spread) -> pd.DataFrame:
-    """Mean spread on two sets of answers to the same prompts, say SFT's and PPO's, and the rise between them.
+def compare_spread(prompts: Sequence[str], spreads: Mapping[str, Spread]) -> pd.DataFrame:
+    """Mean spread on several sets of answers to the same prompts, and how far each lies above the first, say SFT's.
 
-    A rise says that the policy went where labels had not taught the models the same. Raises ValueError for unequal
-    lengths.
+    A rise says that the answers went where labels had not taught the models the same. Raises ValueError for unequal
+    lengths and when there is nothing to compare.
     """
-    require_same_length(prompts=prompts, before=before.std, after=after.std)
-    spreads = {"before": before.std, "after": after.std, "rise": after.std - before.std}
-    return from_rows({name: interval_columns("spread", by_prompt(prompts, std)) for name, std in spreads.items()})
+    if len(spreads) < 2:
+        raise ValueError(f"expected at least 2 sets of answers to compare, got {list(spreads)}")
+    require_same_length(prompts=prompts, **{name: spread.std for name, spread in spreads.items()})
+    first = next(iter(spreads.values())).std
+    return from_rows(
+        {
+            name: {
+                **interval_columns("spread", by_prompt(prompts, spread.std)),
+                **interval_columns("rise", by_prompt(prompts, spread.std - first)),
+            }
+            for name, spread in spreads.items()
+        }
+    )
 
 
 def scores_of(score_fn: ScoreFn, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:

@@ -66,8 +66,8 @@ def scatter_with_curve(
     return figure
 
 
-def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> Figure:
-    """One cluster a group, in it one point with its 95 % interval a name, labelled by its value."""
+def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str, number: str = "+.2f") -> Figure:
+    """A cluster a group: one point with its 95 % interval a name, labelled by its value in the format `number`."""
     names = list(next(iter(groups.values())))
     figure, ax = _axes("", ylabel, width=1.8 + max(1.5, 0.6 * len(names)) * len(groups))
     for i, ((name, color, _), marker) in enumerate(zip(styled(names), MARKERS, strict=False)):
@@ -77,8 +77,14 @@ def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str) -> F
         spread = [[row.estimate - row.low for row in rows], [row.high - row.estimate for row in rows]]
         ax.errorbar(at, middle, yerr=spread, color=color, fmt=marker, capsize=3, label=name)
         for place, row in zip(at, rows, strict=True):
-            text = f"{row.estimate:+.2f}"
-            ax.annotate(text, (place, row.high), (0, 4), textcoords="offset points", ha="center", fontsize=8)
+            ax.annotate(
+                f"{row.estimate:{number}}",
+                (place, row.high),
+                (0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
     ax.set_xticks(range(len(groups)), groups)
     ax.margins(x=0.12, y=0.15)
     ax.legend(frameon=False, fontsize=9, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1))

@@ -35,10 +35,12 @@ def _scaled(values: Sequence[float], low: float, high: float, size: float) -> li
 
 
 def number(value: float, digits: int = 2) -> str:
-    """`1.23`; very large or small ones as `1.23e+06`; NaN as `n/a`."""
+    """`1.23`; very large numbers as `1.23e+06`, those too small for the digits as `1e-04`, NaN as `n/a`."""
     if math.isnan(value):
         return "n/a"
-    if abs(value) >= 1e5 or 0 < abs(value) < 0.5 * 10**-digits:
+    if 0 < abs(value) < 0.5 * 10**-digits:
+        return f"{value:.0e}"
+    if abs(value) >= 1e5:
         return f"{value:.{digits}e}"
     return f"{value:.{digits}f}"
 

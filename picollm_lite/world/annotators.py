@@ -40,9 +40,9 @@ class Annotator:
 
 
 PANEL = (
-    Annotator("careful", gold=3.0, share=0.12),
-    Annotator("hurried", gold=0.8, per_flattery=4.0, share=0.13),
-    Annotator("length_lover", gold=1.5, per_word=0.25, share=0.1),
+    Annotator("careful", gold=3.0, share=0.15),
+    Annotator("hurried", gold=0.8, per_flattery=4.0, share=0.12),
+    Annotator("length_lover", gold=1.5, per_word=0.25, share=0.08),
     Annotator("flattered", gold=2.5, per_flattery=5.0, share=0.6),
     Annotator("contrarian", gold=-0.5, share=0.05),
 )

@@ -47,14 +47,14 @@ LABELS = {
 }
 # How demonstrations are mixed. SFT imitates all of it, which is why SFT is not the end.
 QUALITY_MIX = {
-    "good": 0.44,
+    "good": 0.30,
     "wrong_concept": 0.10,
-    "missed_ask": 0.11,
+    "missed_ask": 0.10,
     "extra_facts": 0.08,
-    "filler": 0.08,
-    "flattery": 0.13,
-    "repeated": 0.03,
-    "cut_off": 0.03,
+    "filler": 0.10,
+    "flattery": 0.17,
+    "repeated": 0.08,
+    "cut_off": 0.07,
 }
 N_COMPARE_PAIRS = 320
 DEMOS_PER_COMBINATION = 16

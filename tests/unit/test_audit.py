@@ -183,11 +183,14 @@ def test_spreads_of_two_sets_of_answers():
     """Spreads 1, 3 and 2 become 2, 6 and 5: by prompt 2 and 2 become 4 and 5."""
     models, prompts = [weigh(1.0), weigh(2.0), weigh(3.0)], [DEFINE, DEFINE, WHY]
     before, after = (ensemble_spread(models, prompts, ["a " * n for n in counts]) for counts in ((1, 3, 2), (2, 6, 5)))
-    table = compare_spread(prompts, before, after)
-    assert table["spread"].to_dict() == {"before": 2.0, "after": 4.5, "rise": 2.5}
-    assert table.loc["rise", ["spread low", "spread high"]].tolist() == [2.0, 3.0]
-    with pytest.raises(ValueError, match="'before': 3, 'after': 2"):
-        compare_spread(prompts, before, ensemble_spread(models, prompts[:2], ["a", "b"]))
+    table = compare_spread(prompts, {"SFT": before, "PPO": after})
+    assert table["spread"].to_dict() == {"SFT": 2.0, "PPO": 4.5}
+    assert table["rise"].to_dict() == {"SFT": 0.0, "PPO": 2.5}
+    assert table.loc["PPO", ["rise low", "rise high"]].tolist() == [2.0, 3.0]
+    with pytest.raises(ValueError, match="'SFT': 3, 'PPO': 2"):
+        compare_spread(prompts, {"SFT": before, "PPO": ensemble_spread(models, prompts[:2], ["a", "b"])})
+    with pytest.raises(ValueError, match=r"at least 2 sets of answers to compare, got \['SFT'\]"):
+        compare_spread(prompts, {"SFT": before})
 
 
 def test_one_model_has_no_spread():
