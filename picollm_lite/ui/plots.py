@@ -124,15 +124,15 @@ def small_multiples(
     """
     columns = 2 if len(charts) in (0, 2, 4) else min(3, len(charts))
     rows = -(-len(charts) // columns)
-    width = 3.4 * columns
+    width = 3.6 * columns
     lines = [line for note in notes for line in wrap(drawable(note), int(15 * width), subsequent_indent="    ")]
     below = 0.16 * len(lines)  # inches
     height = 2.0 * rows + below
     figure = Figure(figsize=(width, height))
     for i, (title, series) in enumerate(charts.items()):
         row, column = divmod(i, columns)
-        corner = ((3.4 * column + 0.5) / width, 1 - (2.0 * row + 1.6) / height)
-        ax = figure.add_axes((*corner, 2.0 / width, 1.35 / height))
+        corner = ((3.6 * column + 0.5) / width, 1 - (2.0 * row + 1.6) / height)
+        ax = figure.add_axes((*corner, 1.85 / width, 1.35 / height))
         _small_chart(ax, title, series, x, xlimits)
         ax.set_xlabel(xlabel if row == rows - 1 else "", fontsize=8)
     if lines:
