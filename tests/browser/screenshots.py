@@ -7,8 +7,7 @@ from pathlib import Path
 from .driver import AREA, READOUT, Notebook
 
 LARGEST = 150_000  # bytes
-NAMES = {  # by the first label in the widget; a training panel has none
-    None: "panel",
+NAMES = {  # by the first label in the widget; a training panel that has ended is a picture already
     "pick a question": "playground",
     "question": "reward_explorer",
     "answer": "token_lens",
@@ -28,8 +27,7 @@ def take(notebook: Notebook) -> list[Path]:
     usual, page = notebook.page.viewport_size, notebook.page
     page.set_viewport_size({"width": 1180, "height": 2400})  # a picture ends where the page does
     for area in page.locator(AREA, has=page.locator(READOUT)).all():
-        label = next((text for text in area.locator(".widget-label").all_inner_texts() if text), None)
-        name = NAMES[label]
+        name = NAMES[next(text for text in area.locator(".widget-label").all_inner_texts() if text)]
         seen[name] += 1
         number = f"_{seen[name]}" if seen[name] > 1 else ""
         path = folder / f"{Path(notebook.path).stem}_{name}{number}.png"
