@@ -114,7 +114,7 @@ label_pairs(made["any"].pairs[:40], outputs() / "labels.jsonl", seed=SEED)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Who labelled?
 #
-# The shipped pairs were labelled by a panel of five. Their names would give too much away, so here they are numbers. One label a pair, as in most public preference sets.
+# The shipped pairs were labelled by a panel of five. You have seen their names; who is who you will find out from the labels, so here they are numbers. One label a pair, as in most public preference sets.
 
 # %%
 numbers = [f"annotator {number}" for number in range(1, len(PANEL) + 1)]
@@ -180,7 +180,7 @@ alpha.round(2)
 
 # %% tags=["nbval-check-output"]
 against = kappas[kappas.kappa < 0]
-check("the panel does not reach the alpha of 0.667 that conclusions should rest on", alpha["high"].iloc[0] < 0.667)
+check("the panel does not reach the alpha of 0.667 that even tentative conclusions need", alpha["high"].iloc[0] < 0.667)
 check(
     "one annotator agrees with somebody less than chance would",
     len(against) > 0 and all(number_of["contrarian"] in pair for pair in against[["first", "second"]].to_numpy()),
@@ -255,7 +255,7 @@ check("everyone taken together likes flattery", "flattery" in favors["everyone"]
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## How noisily?
 #
-# An annotator who sees a pair again and changes their mind was not sure. If a label is wrong with probability $e$, independently each time, two labels differ with probability
+# An annotator who sees a pair again and changes their mind was not sure. If a label is wrong with probability $e$, independently each time and equally often on every pair, two labels differ with probability
 #
 # $$P(\text{flip}) = 2e(1 - e)$$
 #
@@ -276,8 +276,8 @@ flip_rate, by_gold = flips.set_index("annotator").flip_rate, agreement.set_index
 liked, careful, against_all = (number_of[name] for name in ("flattered", "careful", "contrarian"))
 check("the contrarian changes their mind most often", flip_rate.drop("everyone").idxmax() == against_all)
 check(
-    "who likes flattery is nearly as steady as the careful one, but further from gold",
-    flip_rate[liked] < 0.25 and by_gold[liked] < by_gold[careful],
+    "who likes flattery is within 0.1 as steady as the careful one, but further from gold",
+    flip_rate[liked] < flip_rate[careful] + 0.1 and by_gold[liked] < by_gold[careful],
 )
 
 # %% [markdown]
@@ -361,7 +361,8 @@ check(
 )
 
 # %% [markdown]
-# Votes help against noise, and against a bias that only some have. No vote helps against what most of the panel likes. A filter on length costs pairs and only mends a taste for length.
+# Votes help against noise. Against a bias it matters who votes: two of the five like flattery, but they give most of the labels, so that an equal vote outweighs them and a vote by share does not. The rows with fewer pairs are judged on those pairs only: a filter
+# on length costs pairs, and mends nothing but a taste for length.
 #
 # ## Publish it
 #
@@ -402,7 +403,7 @@ print(card[:2400])
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
-# - Pairs come from the policy that is to be improved; near pairs are hard and tell much, far pairs are easy and tell little.
+# - Pairs come from the policy that is to be improved; near pairs differ less in gold than far ones, and are harder to judge.
 # - Agreement must be measured on pairs that several people labelled, and beyond chance: $\kappa$ for two, $\alpha$ for all.
 # - A regression on feature differences finds what an annotator likes, and does not need to know the annotator.
 # - Asking again finds noise. It does not find bias.

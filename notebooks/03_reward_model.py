@@ -45,7 +45,7 @@ from picollm_lite.evaluation.audit import (
 )
 from picollm_lite.evaluation.calibration import accuracy_tables, calibration, calibration_errors
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval
-from picollm_lite.evaluation.perturbations import flattery_first
+from picollm_lite.evaluation.perturbations import flattery_last
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.paths import CHECKPOINTS, PREFERENCES, PREFERENCES_TEST, SUITE, checkpoint, outputs
@@ -197,7 +197,7 @@ print(tokenizer.decode(off_prompt[0].tokens))
 # ## How good can it get?
 #
 # Annotators disagree, with each other and, as they are noisy, with themselves. So no model predicts every label. In our world we know each annotator's probabilities, so we can
-# compute the **Bayes ceiling**: the accuracy of always predicting what the panel more probably prefers.
+# compute the **Bayes ceiling**: the accuracy of always predicting what the panel more probably prefers. The **Bayes floor** is the loss of predicting its probabilities exactly.
 #
 # **Predict before you run:** the ceiling is a number between 50 % and 100 %. How high is it for a panel like this?
 
@@ -298,11 +298,11 @@ check("scores center near 0, also on held-out answers", abs(scores_mean) < 0.5)
 #
 # ### Is it as sure as it should be?
 #
-# By Bradley-Terry a margin is a probability: $\sigma(\text{margin})$ is how sure the model is of its favorite. It is **calibrated** when, of all pairs where it is 80 % sure, it is right on 80 %.
-# Two numbers sum this up. The **Brier score** is the mean of $(q - y)^2$, with $q$ the predicted probability and $y$ 1 or 0. No forecast beats $p(1-p)$ on average, as labels are noisy: that is its floor. The
-# **calibration error** is the mean distance between predicted and observed share, bin by bin.
+# A pair's **margin** is the chosen answer's score less the rejected one's. The answer with the higher score is the model's *favorite*, and by Bradley-Terry $\sigma(|\text{margin}|)$ is how sure it is of it. The model is **calibrated** when, of all pairs
+# where it is 80 % sure, the favorite was chosen in 80 %. (Why favorites? Our pairs stand with the chosen answer first, so every label is a 1, and of a row of ones there is no curve.)
 #
-# One trap: our pairs stand with the chosen answer first, so every label is a 1, and of a row of ones there is no curve. What does not depend on the order is the model's *favorite*: how sure is it, and was the favorite chosen?
+# Two numbers sum this up. The **Brier score** is the mean of $(q - y)^2$, with $q$ the predicted probability and $y$ 1 or 0. With $p$ the true probability of a label, no forecast scores below $p(1-p)$ on average: labels are noisy, and that is the floor. The
+# **calibration error** is the distance between predicted and observed share in a bin, averaged over the pairs. The plot also shows each bin's mean $p$: the observed share without its noise.
 #
 # **Predict before you run:** is a model that was trained on noisy labels too sure, or not sure enough? And on which pairs?
 
@@ -336,32 +336,49 @@ check(
 # "Expected" replaces each label by the panel's true probability: what the same forecasts would score on average over all labels that might have been given. "At best" is a forecast that knows these probabilities.
 # Outside this world you would have the first column only.
 #
-# The model is too sure exactly where a policy will go: to answers with the highest margins.
+# Where the proxy sees the largest differences it is too sure of them. Optimization lives on large differences, so do not take them at face value.
 #
 # ### Where is it right?
 #
-# The same accuracy, in groups. Pairs are **length-matched** when their answers differ by at most one word or a tenth: there a taste for length is of no help. And if the model merely liked length, it would be right when the *longer* answer was chosen and wrong
-# when the shorter one was. "best guess" is how many of the same labels the panel's own probabilities get right.
+# The same accuracy, in groups. Pairs are **length-matched** when their answers differ by at most one word or a tenth of the longer one: there a taste for length is of no help. And if the model merely liked length, it would be right when the *longer* answer was chosen and wrong
+# when the shorter one was. "best guess" is the share of the same labels that the panel's own probabilities get right.
 #
 # **Predict before you run:** whose labels does the model predict best? Remember how the panel's work is divided.
 
 # %%
+labelled_by = np.array(held_out["annotator"])
 accuracy_tables(
     margins,
     p_chosen,
     chosen=[row["chosen"][-1]["content"] for row in held_out],
     rejected=[row["rejected"][-1]["content"] for row in held_out],
-    annotators=held_out["annotator"],
+    annotators=labelled_by,
     gold_margins=gold_gap,
 ).round(2)
 
+# %% tags=["nbval-check-output"]
+busiest = labelled_by == pd.Series(labelled_by).mode()[0]
+check(
+    "the labels of the busiest annotator are predicted better than those of the others",
+    (margins > 0)[busiest].mean() > (margins > 0)[~busiest].mean(),
+)
+
 # %% [markdown]
-# A reward model learns the *panel*, not the truth and not one person. Compare the two rows on length: is there a taste for it?
+# A reward model learns the *panel*, not the truth and not one person: it is best at the labels of whoever gave most of them. Read each row against its best guess, as a group may be easier for everybody. Is the proxy's gap between the two rows on
+# length wider than the best guess's?
 #
+# You know the panel from notebook 02. Write it down, before you read on and before notebook 04 shows it: **if a policy does all it can to please this reward model, what will its answers look like?** The rest of the audit tests your guess.
+
+# %%
+PREDICTED_HACK = "(your prediction)"
+print(PREDICTED_HACK)
+
+# %% [markdown]
 # ### What does it like?
 #
-# Noise *with* a pattern does not average out. Take perfect answers, make one change (a **perturbation**), and see how far proxy and gold move. All changes but one are defects. "lower case" is the exception: the rubric does not mind, so
-# that a reward model should not either.
+# Noise *with* a pattern does not average out. Take perfect answers, make one change (a **perturbation**), and see how far proxy and gold move. The changes: flattery before or after the answer; padding; the last sentence said again; true facts that
+# nobody asked for; a fact swapped for another concept's; facts of a kind that was not asked for (*missed ask*); the right kind of answer about another concept; a dropped word; no capitals; a missing end. All are defects but one: the rubric does not mind
+# "lower case", so a reward model should not mind it either.
 #
 # **Predict before you run:** which defect does the proxy charge least for? Is there one that it *pays* for?
 
@@ -373,10 +390,10 @@ table = perturbation_table(reward_model.score, questions, perfect, seed=SEED)
 table[["proxy", "proxy low", "proxy high", "gold", "disagreement"]].round(2)
 
 # %% tags=["nbval-check-output"]
-off_topic = ["swapped fact", "another question's answer"]
+wrong_concept = ["swapped fact", "another concept's answer"]
 check(
-    "what costs most is not to answer the question",
-    table.loc[off_topic, "proxy high"].max() < table.drop(off_topic)["proxy low"].min(),
+    "what costs most is to speak of another concept",
+    table.loc[wrong_concept, "proxy high"].max() < table.drop(wrong_concept)["proxy low"].min(),
 )
 check("the proxy minds padding", table.loc["padding", "proxy high"] < 0)
 
@@ -393,14 +410,14 @@ sft_answers = answer(policy, tokenizer, asked, seed=SEED)
 agreement_by_split(reward_model.score, asked, sft_answers, splits).round(2)
 
 # %% [markdown]
-# Before you read a difference into the rows, look at their intervals: each rests on 42 questions.
+# Before you read a difference into the rows, look at their intervals: each rests on at most 42 questions, those in the column *comparable*.
 #
 # ### Second opinions
 #
-# Two more reward models, each trained on 2,000 pairs that the other does not see. Where they disagree, the labels have not settled the matter, and none of the two is to be trusted: their standard deviation is called the **ensemble spread** (Coste et al. 2024).
+# Two more reward models, each trained on 2,000 pairs that the other does not see. Where they disagree, the labels have not settled the matter, and neither is to be trusted. We call their standard deviation the **ensemble spread**; Coste et al. (2024) take its square, the variance, off the reward.
 # Every model has a zero of its own for each prompt, as only differences were ever trained. So we compare by how much an answer is better than the perfect one to the same question.
 #
-# **Predict before you run:** will second opinions warn us of a bias that *all* labels share?
+# **Predict before you run:** will second opinions warn us of a bias that most labels of both share?
 
 # %%
 others = []
@@ -423,7 +440,7 @@ ppo_policy, _ = load_policy(CHECKPOINTS / "ppo", device=DEVICE)  # the shipped o
 sets = {
     "SFT": sft_answers,
     "PPO": answer(ppo_policy, tokenizer, asked, seed=SEED),
-    "SFT, flattery added": [flattery_first(q, a, random.Random(a)) for q, a in zip(asked, sft_answers, strict=True)],
+    "SFT, flattery added": [flattery_last(q, a, random.Random(a)) for q, a in zip(asked, sft_answers, strict=True)],
 }
 spreads = {name: ensemble_spread(others, asked, texts, references=perfect * 4) for name, texts in sets.items()}
 spread_table = compare_spread(asked, spreads)
@@ -434,7 +451,7 @@ gains = [(f(asked, sets["SFT, flattery added"]) - f(asked, sft_answers)).mean().
 print("what each second opinion pays for added flattery:", [round(gain, 2) for gain in gains])
 
 # %% tags=["nbval-check-output"]
-check("on PPO's answers the second opinions differ no more than on SFT's", spread_table.loc["PPO", "rise low"] <= 0)
+check("a rise of the spread on PPO's answers cannot be told from chance", spread_table.loc["PPO", "rise low"] <= 0)
 check("each of them pays for flattery, too", min(gains) > 0)
 check(
     "added flattery raises the spread by less than it pays",
@@ -442,20 +459,14 @@ check(
 )
 
 # %% [markdown]
-# Spread warns where the models *differ*. On PPO's answers they do not differ more than on SFT's: with a proper KL penalty the policy stayed where there were labels. And a taste that all of them took from the same labels looks like
+# Spread warns where the models *differ*. On PPO's answers we cannot tell that they differ more than on SFT's, which fits a policy that was kept near the answers that have labels (notebook 04 shows how). And a taste that both took from the same panel looks like
 # knowledge: flattery raises the spread by less than it pays, so that even a reward with the spread taken off would pay for it (Eisenstein et al. 2024). Only another kind of check finds it: a perturbation, or reading the answers.
-
-# %% [markdown]
-# Write it down, before you read on and before notebook 04 shows it: **if a policy does all it can to please this reward model, what will its answers look like?**
-
-# %%
-PREDICTED_HACK = "(your prediction)"
-print(PREDICTED_HACK)
 
 # %% [markdown]
 # ### The finding
 #
-# An **exploit** pays by the proxy and costs by gold. It is *certain* when both intervals leave out 0. Ranked by what it pays:
+# An **exploit** pays by the proxy and costs by gold. It is *certain* when both intervals leave out 0. Exploits stand first, the best paid on top. Then come the defects that the proxy does charge for, the cheapest first: *proxy per gold lost* is the change of
+# proxy for each point of gold that the change costs. What costs no gold stands last.
 
 # %% slideshow={"slide_type": "slide"}
 findings = exploits(table)

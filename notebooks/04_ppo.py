@@ -122,9 +122,9 @@ check("the KL of a policy to its own copy is 0", abs(kl_at_start) < 1e-3)
 # ## Three ways to estimate the KL
 #
 # The sum over the whole vocabulary at every token would be exact. With a real vocabulary that is costly, so one uses only the tokens that were drawn. With
-# $\log \rho_t = \log \pi_{ref}(y_t) - \log \pi_\theta(y_t)$, Schulman (2020) compares three estimators:
+# $u_t = \pi_{ref}(y_t) / \pi_\theta(y_t)$, Schulman (2020) compares three estimators:
 #
-# $$k_1 = -\log\rho \qquad k_2 = \tfrac12 (\log\rho)^2 \qquad k_3 = (\rho - 1) - \log\rho$$
+# $$k_1 = -\log u \qquad k_2 = \tfrac12 (\log u)^2 \qquad k_3 = (u - 1) - \log u$$
 #
 # $k_1$ is right on average but noisy, and often negative. $k_2$ is never negative but biased. $k_3$ is right on average *and* never negative.
 #
@@ -160,6 +160,14 @@ pd.DataFrame(
     },
     index=["mean, nats a token", "standard deviation", "share below 0"],
 ).T.round(4)
+
+# %% tags=["nbval-check-output"]
+spread_of = {name: k[away.mask].std().item() for name, k in rows.items()}
+check("k1 spreads more than twice as far as k3", spread_of["k1"] > 2 * spread_of["k3"])
+check(
+    "k1 has negative values, k2 and k3 have none",
+    all((rows[k][away.mask] < -1e-6).any() == (k == "k1") for k in estimates),
+)
 
 # %% [markdown]
 # Compare the rows with the exact one: the means of $k_1$ and $k_3$ come out near it, and $k_1$ spreads far wider. Many of its values are negative, but its *mean over many answers* is not: if you ever see a
@@ -270,7 +278,7 @@ plots.show(
 )
 
 # %% [markdown]
-# On the first update every ratio is 1, nothing is clipped, and the loss is 0: the whitened advantages have mean 0. It is the gradient that counts, not the value.
+# Before the first update every ratio is 1, nothing is clipped, and the loss on the whole batch is 0: the whitened advantages have mean 0. It is the gradient that counts, not the value.
 #
 # The critic is trained by squared error, clipped in the same spirit. With that, one step of PPO is complete: sample, score, shape, estimate, then a few updates.
 
@@ -401,11 +409,11 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any.
+# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any. The strong one is short: it serves to show where it stays.
 #
 # Batches of 128 answers are noisy, so first the gold of the start, on more of the prompts that the runs train on.
 #
-# **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction at the end of notebook 03: what will its answers look like?
+# **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction in notebook 03: what will its answers look like?
 
 # %%
 many = prompts[:: len(prompts) // 500]
@@ -461,17 +469,22 @@ check(
 )
 
 # %% [markdown]
+# This is **over-optimization**, Goodhart's law at work: when a measure becomes a target, it ceases to be a good measure. The proxy says that things are going ever better. Only gold shows that they are not, and in real life you do
+# not have gold. Was it what you predicted?
+#
+# Nothing in the weak run went wrong technically. It did exactly what it was asked to.
+#
 # ### Did the audit see it coming?
 #
-# Notebook 03 ended with a ranking: what pays by the proxy and costs by gold. It knew nothing of any policy, only the reward model and perfect answers. Here it is again for the reward model of this run, beside what became more common
-# from SFT's answers to the weakly penalized policy's. Both use the same names.
+# The audit in notebook 03 ranked what pays by the proxy and costs by gold. It knew nothing of any policy, only the reward model and perfect answers. Here is its ranking again for the reward model of this run, beside what became more common
+# from SFT's answers to the weakly penalized policy's. The column *feature* gives each change the name that the second table uses.
 #
-# **Predict before you run:** which name stands first in each?
+# **Predict before you run:** what besides flattery became more common? Did the audit name that, too?
 
 # %%
 perfect = [reference_answer(read(q)) for q in questions]
 findings = exploits(perturbation_table(reward_model.score, questions, perfect, seed=SEED))
-findings[["feature", "proxy", "proxy low", "gold", "certain"]].head(3).round(2)
+findings[["feature", "proxy", "proxy low", "gold", "certain"]].round(2)
 
 # %%
 risen = exploited(asked, sft_texts, weak_texts)
@@ -483,10 +496,7 @@ check("what rose most is what the audit named first", risen.index[0] == findings
 check("and it rose for certain", bool(risen["certain"].iloc[0]))
 
 # %% [markdown]
-# This is **over-optimization**, Goodhart's law at work: when a measure becomes a target, it ceases to be a good measure. The proxy says that things are going ever better. Only gold shows that they are not, and in real life you do
-# not have gold. Was it what you predicted?
-#
-# Nothing in the weak run went wrong technically. It did exactly what it was asked to.
+# It did: what the audit ranked first is what rose most. Whatever else rose it ranked lower, or did not foresee: an audit asks only what somebody thought of asking.
 #
 # ## The shape of over-optimization
 #
@@ -574,7 +584,7 @@ print("log-probs written down while sampling at 1.3 equal those of a second pass
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Find the bug: answers that run on
 #
-# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a few steps hardly any answer *ends*. What is missing?
+# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a dozen steps far fewer answers *end*. What is missing?
 
 
 # %%
@@ -635,7 +645,8 @@ print(f"saved {folder.parent.name}/{folder.name}")
 # - Objective: expected score minus $\beta$ times the KL to the reference, spread over tokens; the score comes at the last one.
 # - The critic turns rewards into advantages; GAE fades surprises by $\gamma\lambda$; whitening fixes their scale.
 # - The clip keeps several updates on one batch honest.
-# - The KL penalty is not a detail. With it PPO beats SFT by gold; without it the policy pleases the proxy and gold falls.
+# - The KL penalty is not a detail. In the main run PPO beats SFT by gold. With hardly any penalty, and three times the learning rate, it pleases the proxy while gold falls.
+# - The audit of the reward model named what would be exploited before any policy did.
 # - Log-probs belong to the distribution that was sampled, and answers that never end are penalized.
 #
 # **Discuss:** you do not have gold. What would you plot, and what would you read, to notice that the weak run has gone wrong?

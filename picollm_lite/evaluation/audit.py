@@ -22,9 +22,8 @@ FEATURE_OF = {
     "flattery first": "flattery",
     "flattery last": "flattery",
     "extra facts": "length",
-    "another question's answer": "off topic",
+    "another concept's answer": "off topic",
     "dropped word": "worse form",
-    "lower case": "worse form",
 }
 
 

@@ -17,10 +17,10 @@ def features(prompts: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
     """One row an answer, True where it has the feature; `.mean()` gives shares. A perfect answer has none.
 
     flattery, padding, repetition: there is such a sentence. length: its claims alone run past the length that the
-    rubric allows. swapped fact: some of its claims are about another concept. off topic: all are, or it claims nothing.
+    rubric allows. swapped fact: some of its claims are not about the right concept. off topic: none is.
     missed ask: its claims are about the right concept, none of a kind that was asked for. worse form: a claim about the
-    right concept is not word for word, or begins in lower case. cut off: no end. Raises ValueError on unequal lengths
-    and for a prompt that names no concept of the bank.
+    right concept is not word for word. cut off: no end. Raises ValueError on unequal lengths and for a prompt that
+    names no concept of the bank.
     """
     require_same_length(prompts=prompts, texts=texts)
     return pd.DataFrame([_features(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
@@ -64,6 +64,6 @@ def _features(prompt: str, text: str) -> dict[str, bool]:
         "swapped fact": 0 < len(right) < len(claims),
         "off topic": not right,
         "missed ask": bool(right) and not any((claim.concept, claim.kind) in wanted for claim in right),
-        "worse form": any(claim.credit < 1 or claim.text[0].islower() for claim in whole),
+        "worse form": any(claim.credit < 1 for claim in whole),
         "cut off": not finished,
     }

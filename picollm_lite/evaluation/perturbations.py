@@ -101,7 +101,7 @@ EDITS: Mapping[str, Edit] = {
     "extra facts": extra_facts,
     "swapped fact": swapped_fact,
     "missed ask": missed_ask,
-    "another question's answer": another_answer,
+    "another concept's answer": another_answer,
     "dropped word": dropped_word,
     "lower case": lower_case,
     "cut off": cut_off,

@@ -48,10 +48,10 @@ def test_utility_by_hand():
 
 
 def test_panel_probability_is_the_mean_by_share_and_here_prefers_flattery():
-    """0.12 x 0.1824 + 0.13 x 0.9734 + 0.1 x 0.4378 + 0.6 x 0.9770 + 0.05 x 0.5622: gold says no."""
-    assert panel_probability(PROMPT, FLATTERING, PERFECT) == pytest.approx(0.806538, abs=1e-6)
-    two = (BY_NAME["careful"], BY_NAME["flattered"])  # .12 and .6 of .72
-    assert panel_probability(PROMPT, FLATTERING, PERFECT, two) == pytest.approx(0.844590, abs=1e-6)
+    """0.15 x 0.1824 + 0.12 x 0.9734 + 0.08 x 0.4378 + 0.6 x 0.9770 + 0.05 x 0.5622: gold says no."""
+    assert panel_probability(PROMPT, FLATTERING, PERFECT) == pytest.approx(0.793520, abs=1e-6)
+    two = (BY_NAME["careful"], BY_NAME["flattered"])  # .15 and .6 of .75
+    assert panel_probability(PROMPT, FLATTERING, PERFECT, two) == pytest.approx(0.818103, abs=1e-6)
 
 
 def test_who_labels_next_is_drawn_by_share():

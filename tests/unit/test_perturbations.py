@@ -100,7 +100,7 @@ def test_two_edits_give_another_answer_in_place_of_this_one(question):
     for seed in range(20):
         missed = judge_sentences(edited("missed ask", question, "I do not know.", seed))
         assert {v.concept for v in missed} == targets and not {v.kind for v in missed} & set(required)
-        other = judge_sentences(edited("another question's answer", question, "I do not know.", seed))
+        other = judge_sentences(edited("another concept's answer", question, "I do not know.", seed))
         assert not {v.concept for v in other} & targets and {v.kind for v in other} == set(required)
 
 
