@@ -42,24 +42,26 @@ Choose = Callable[[str, str, str, random.Random], bool]  # prompt, a, b -> wheth
 class Condition(NamedTuple):
     """What the pairs of a run are like. A study's conditions differ in one thing."""
 
-    study: str  # "noise", "size" or "annotators"
+    study: str  # "noise", "size", "size_careful" or "annotators"
     level: str  # share of labels turned round, number of pairs, or who labelled
     pairs: int
 
 
+SIZES = (500, 1000, 2500, 5000, 10_000)
 CONDITIONS = (
     *(Condition("noise", f"{share}", N_PAIRS) for share in (0.0, 0.1, 0.2, 0.3, 0.4)),
-    *(Condition("size", f"{n}", n) for n in (500, 1000, 2500, 5000, 10_000)),
+    *(Condition(study, f"{n}", n) for study in ("size", "size_careful") for n in SIZES),
     *(Condition("annotators", name, N_PAIRS) for name in (*(annotator.name for annotator in PANEL), "panel")),
 )
 
 
 def chooser(condition: Condition) -> Choose:
-    """Who labels: gold with some labels turned round (noise), one annotator, or whoever of the panel is drawn."""
+    """Who labels: gold with some labels flipped (noise), one annotator, or whoever of the panel is drawn."""
     if condition.study == "noise":
         return lambda prompt, a, b, rng: gold_prefers(prompt, a, b) != (rng.random() < float(condition.level))
+    name = "careful" if condition.study == "size_careful" else condition.level
     for annotator in PANEL:
-        if annotator.name == condition.level:
+        if annotator.name == name:
             return annotator.prefers_first
     return lambda prompt, a, b, rng: draw(rng).prefers_first(prompt, a, b, rng)
 
@@ -71,9 +73,9 @@ def gold_prefers(prompt: str, a: str, b: str) -> bool:
 def labelled(preferences: Dataset, condition: Condition, seed: int) -> Dataset:
     """Some of the pairs, drawn by `seed` and labelled anew. Pairs that gold holds equal are left out of "noise".
 
-    Raises ValueError when there are fewer pairs than the condition asks for.
+    Both studies of size draw the same ones. Raises ValueError when there are fewer pairs than the condition asks for.
     """
-    rng, choose = random.Random(f"{seed} {condition.study}"), chooser(condition)
+    rng, choose = random.Random(f"{seed} {condition.study.removesuffix('_careful')}"), chooser(condition)
     rows = preferences.select_columns(["prompt", "chosen", "rejected", "gold_chosen", "gold_rejected"])
     if condition.study == "noise":
         rows = rows.filter(lambda row: row["gold_chosen"] != row["gold_rejected"])

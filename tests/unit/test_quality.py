@@ -67,6 +67,15 @@ def test_a_size_is_labelled_by_the_panel():
     assert all(prefers(QUESTION, FACT, OTHER, rng) == panel(QUESTION, FACT, OTHER, same) for _ in range(50))
 
 
+def test_the_careful_one_labels_the_pairs_that_the_panel_labels():
+    rows = load_preferences(PREFERENCES).select(range(200))
+    panel, careful = (labelled(rows, Condition(study, "50", 50), seed=0) for study in ("size", "size_careful"))
+    assert panel["prompt"] == careful["prompt"] and panel["chosen"] != careful["chosen"]
+    rng, same = random.Random(0), random.Random(0)
+    prefers, alone = chooser(Condition("size_careful", "50", 50)), chooser(Condition("annotators", "careful", 50))
+    assert all(prefers(QUESTION, FACT, OTHER, rng) == alone(QUESTION, FACT, OTHER, same) for _ in range(50))
+
+
 def test_the_seed_draws_the_pairs():
     rows = load_preferences(PREFERENCES).select(range(200))
     drawn = [labelled(rows, Condition("size", "50", 50), seed)["prompt"] for seed in (0, 0, 1)]
