@@ -12,7 +12,7 @@
 # # 02 · Preference data
 #
 # SFT imitates. To get beyond it somebody has to say which of two answers is better, thousands of times. A reward model, PPO and DPO will believe whatever these people said. In this notebook you will collect
-# preferences, judge some yourself, and put four questions to 12,000 labels that are already there: who labelled, under what rubric, how noisily, and what is over-represented?
+# preferences, judge some yourself, and put four questions to 12,000 labels that are already there: who labeled, under what rubric, how noisily, and what is over-represented?
 #
 # | | |
 # |---|---|
@@ -62,7 +62,7 @@ policy, tokenizer = load_policy(checkpoint("sft"), device=DEVICE)
 preferences = load_preferences(PREFERENCES)
 prompts = sorted({prompt[-1]["content"] for prompt in preferences["prompt"]})
 prompts = random.Random(SEED).sample(prompts, N_PROMPTS)
-print(f"{len(preferences):,} labelled pairs; {len(prompts)} of their prompts for a collection of our own")
+print(f"{len(preferences):,} labeled pairs; {len(prompts)} of their prompts for a collection of our own")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Where pairs come from
@@ -112,9 +112,9 @@ check(
 label_pairs(made["any"].pairs[:40], outputs() / "labels.jsonl", seed=SEED)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Who labelled?
+# ## Who labeled?
 #
-# The shipped pairs were labelled by a panel of five. You have seen their names; who is who you will find out from the labels, so here they are numbers. One label a pair, as in most public preference sets.
+# The shipped pairs were labeled by a panel of five. You have seen their names; who is who you will find out from the labels, so here they are numbers. One label a pair, as in most public preference sets.
 
 # %%
 numbers = [f"annotator {number}" for number in range(1, len(PANEL) + 1)]
@@ -398,18 +398,18 @@ print(len(load_preferences(folder / "train.jsonl")), "rows to train on, read bac
 print(card[:2400])
 
 # %% [markdown]
-# The **data card** answers the four questions for whoever uses the set after you, and says what it does not know. Read one before you train on anything: *who labelled this, and what did they like?*
+# The **data card** answers the four questions for whoever uses the set after you, and says what it does not know. Read one before you train on anything: *who labeled this, and what did they like?*
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
 # - Pairs come from the policy that is to be improved; near pairs differ less in gold than far ones, and are harder to judge.
-# - Agreement must be measured on pairs that several people labelled, and beyond chance: $\kappa$ for two, $\alpha$ for all.
+# - Agreement must be measured on pairs that several people labeled, and beyond chance: $\kappa$ for two, $\alpha$ for all.
 # - A regression on feature differences finds what an annotator likes, and does not need to know the annotator.
 # - Asking again finds noise. It does not find bias.
 # - Whatever the busiest annotator likes, a model will learn.
 #
 # **Discuss:** two of your annotators disagree with everybody, one because he is careless and one because she is right. How do you tell?
 #
-# **Further reading:** Cohen 1960, *A coefficient of agreement for nominal scales*. Krippendorff 2004, *Content analysis*, chapter 11. Gebru et al. 2021, *Datasheets for datasets*. Ouyang et al. 2022, appendix B (how their labellers were chosen and instructed).
+# **Further reading:** Cohen 1960, *A coefficient of agreement for nominal scales*. Krippendorff 2004, *Content analysis*, chapter 11. Gebru et al. 2021, *Datasheets for datasets*. Ouyang et al. 2022, appendix B (how their labelers were chosen and instructed).
 # Next: [03, the reward model](03_reward_model.ipynb).

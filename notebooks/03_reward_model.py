@@ -346,18 +346,18 @@ check(
 # **Predict before you run:** whose labels does the model predict best? Remember how the panel's work is divided.
 
 # %%
-labelled_by = np.array(held_out["annotator"])
+labeled_by = np.array(held_out["annotator"])
 accuracy_tables(
     margins,
     p_chosen,
     chosen=[row["chosen"][-1]["content"] for row in held_out],
     rejected=[row["rejected"][-1]["content"] for row in held_out],
-    annotators=labelled_by,
+    annotators=labeled_by,
     gold_margins=gold_gap,
 ).round(2)
 
 # %% tags=["nbval-check-output"]
-busiest = labelled_by == pd.Series(labelled_by).mode()[0]
+busiest = labeled_by == pd.Series(labeled_by).mode()[0]
 check(
     "the labels of the busiest annotator are predicted better than those of the others",
     (margins > 0)[busiest].mean() > (margins > 0)[~busiest].mean(),

@@ -114,13 +114,13 @@ def build_sft() -> None:
 
 
 def build_preferences() -> None:
-    """`data/preferences.jsonl` and its test split: two samples of the SFT policy a prompt, labelled by the panel."""
+    """`data/preferences.jsonl` and its test split: two samples of the SFT policy a prompt, labeled by the panel."""
     policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
     rng = random.Random(SEED)
     test, rest = preference_prompts(rng)
     for path, prompts, count in ((PREFERENCES, rest, N_PAIRS), (PREFERENCES_TEST, test, N_TEST_PAIRS)):
         pairs = itertools.islice(sampled_pairs(policy, tokenizer, prompts, rng), count)
-        rows = [labelled(prompt, a, b, rng) for prompt, a, b in pairs]
+        rows = [labeled(prompt, a, b, rng) for prompt, a, b in pairs]
         write_jsonl(path, [{"id": f"{path.stem}-{i:05d}", **row} for i, row in enumerate(rows)])
 
 
@@ -149,7 +149,7 @@ def sampled_pairs(
                 yield prompt, a, b
 
 
-def labelled(prompt: str, a: str, b: str, rng: random.Random) -> dict:
+def labeled(prompt: str, a: str, b: str, rng: random.Random) -> dict:
     """A pair as one annotator of the panel ranked it; the gold columns are for evaluation only."""
     annotator = draw(rng)
     chosen, rejected = (a, b) if annotator.prefers_first(prompt, a, b, rng) else (b, a)

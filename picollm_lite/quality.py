@@ -43,7 +43,7 @@ class Condition(NamedTuple):
     """What the pairs of a run are like. A study's conditions differ in one thing."""
 
     study: str  # "noise", "size", "size_careful" or "annotators"
-    level: str  # share of labels turned round, number of pairs, or who labelled
+    level: str  # share of labels turned round, number of pairs, or who labeled
     pairs: int
 
 
@@ -70,8 +70,8 @@ def gold_prefers(prompt: str, a: str, b: str) -> bool:
     return score(prompt, a).total > score(prompt, b).total
 
 
-def labelled(preferences: Dataset, condition: Condition, seed: int) -> Dataset:
-    """Some of the pairs, drawn by `seed` and labelled anew. Pairs that gold holds equal are left out of "noise".
+def labeled(preferences: Dataset, condition: Condition, seed: int) -> Dataset:
+    """Some of the pairs, drawn by `seed` and labeled anew. Pairs that gold holds equal are left out of "noise".
 
     Both studies of size draw the same ones. Raises ValueError when there are fewer pairs than the condition asks for.
     """
@@ -82,10 +82,10 @@ def labelled(preferences: Dataset, condition: Condition, seed: int) -> Dataset:
     if len(rows) < condition.pairs:
         raise ValueError(f"{condition.study} {condition.level}: expected {condition.pairs} pairs, got {len(rows)}")
     drawn = rng.sample(range(len(rows)), condition.pairs)  # the same for all levels of one size
-    return Dataset.from_list([relabelled(rows[number], choose, rng) for number in drawn])
+    return Dataset.from_list([relabeled(rows[number], choose, rng) for number in drawn])
 
 
-def relabelled(row: dict, choose: Choose, rng: random.Random) -> dict:
+def relabeled(row: dict, choose: Choose, rng: random.Random) -> dict:
     """The pair as `choose` ranks it."""
     prompt, a, b = row["prompt"], row["chosen"], row["rejected"]
     a_is_better = choose(prompt[-1]["content"], a[-1]["content"], b[-1]["content"], rng)
@@ -97,7 +97,7 @@ def run(condition: Condition, seed: int) -> dict:
     """One DPO run: gold win rate against SFT on the suite, interval over prompts; mean gold; KL in nats an answer."""
     policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
     ref, _ = load_policy(CHECKPOINTS / "sft", device="cpu")
-    pairs = encode_pairs(labelled(load_preferences(PREFERENCES), condition, seed), tokenizer)
+    pairs = encode_pairs(labeled(load_preferences(PREFERENCES), condition, seed), tokenizer)
     for _ in dpo.train(policy, pairs, tokenizer=tokenizer, ref=ref, beta=BETA, seed=seed):
         pass
     asked = list(load_suite(SUITE)["prompt"]) * ANSWERS

@@ -1,4 +1,4 @@
-"""A labeller's file: choices as preference rows that `load_preferences` reads, ties and skips in a file beside it.
+"""A labeler's file: choices as preference rows that `load_preferences` reads, ties and skips in a file beside it.
 
 A choice is one line of `labels.jsonl`: `prompt`, `chosen`, `rejected`, `id`, `annotator`, `label` ("a" or "b", as it
 stood on the screen) and `shown_first`, the side of the source pair that stood as A: "a" or "b" of an `AnswerPair`,
@@ -21,7 +21,7 @@ OPENING = b'{"id": "'  # of every line
 
 
 class Labels(NamedTuple):
-    """What a labeller has done so far."""
+    """What a labeler has done so far."""
 
     by_id: dict[str, str]  # a pair's id -> "a", "b", "tie" or "skip"
     shown_first: dict[str, str]  # a pair's id -> the side of the source pair that stood as A
@@ -38,14 +38,14 @@ def has_rows(file: Path) -> bool:
     return file.exists() and bool(file.read_bytes().strip())
 
 
-def read_labels(path: Path, labeller: str) -> Labels:
-    """This labeller's labels in both files; those of others are left alone. A half-written last line is cut off.
+def read_labels(path: Path, labeler: str) -> Labels:
+    """This labeler's labels in both files; those of others are left alone. A half-written last line is cut off.
 
     Raises ValueError naming file and line for a line that is no label, or a second label for one pair.
     """
     labels = Labels({}, {}, "; ".join(filter(None, map(_mend, (path, undecided_path(path))))))
     for row, _ in read_rows(path):
-        if row["annotator"] == labeller:
+        if row["annotator"] == labeler:
             labels.by_id[row["id"]] = row["label"]
             labels.shown_first[row["id"]] = row["shown_first"]
     return labels
@@ -74,11 +74,11 @@ def add_label(path: Path, row: dict) -> None:
         os.fsync(out.fileno())
 
 
-def remove_label(path: Path, pair_id: str, labeller: str) -> None:
-    """Take the labeller's label for a pair out of its file; all other lines stay as they are."""
+def remove_label(path: Path, pair_id: str, labeler: str) -> None:
+    """Take the labeler's label for a pair out of its file; all other lines stay as they are."""
     for file in (path, undecided_path(path)):
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        kept = [line for line in lines if not line.strip() or not _is_label(json.loads(line), pair_id, labeller)]
+        kept = [line for line in lines if not line.strip() or not _is_label(json.loads(line), pair_id, labeler)]
         if len(kept) < len(lines):
             _replace(file, b"".join(kept))
 
@@ -117,5 +117,5 @@ def _check(row: object, where: str, allowed: tuple[str, ...]) -> None:
         )
 
 
-def _is_label(row: dict, pair_id: str, labeller: str) -> bool:
-    return (row["id"], row["annotator"]) == (pair_id, labeller)
+def _is_label(row: dict, pair_id: str, labeler: str) -> bool:
+    return (row["id"], row["annotator"]) == (pair_id, labeler)

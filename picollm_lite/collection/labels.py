@@ -112,9 +112,9 @@ def read_csv(path: str | Path, pairs: Iterable[AnswerPair], annotator: str) -> l
 
 
 def widget_votes(path: str | Path, pairs: Iterable[AnswerPair]) -> list[Vote]:
-    """Everybody's labels in the two files of the labelling widget; `path` is the one with the choices.
+    """Everybody's labels in the two files of the labeling widget; `path` is the one with the choices.
 
-    Pairs that were labelled as preference rows have the chosen answer as a. Raises FileNotFoundError, or ValueError
+    Pairs that were labeled as preference rows have the chosen answer as a. Raises FileNotFoundError, or ValueError
     naming file and line for a label of an unknown pair, or of one that had other texts.
     """
     path, known, votes = Path(path), pairs_by_id(pairs), []
@@ -127,7 +127,7 @@ def widget_votes(path: str | Path, pairs: Iterable[AnswerPair]) -> list[Vote]:
             label = first if label == "a" else _other(first)
             texts = [pair.prompt, getattr(pair, label), getattr(pair, _other(label))]
             if [row.get(key) for key in ("prompt", "chosen", "rejected")] != texts:
-                raise ValueError(f"{where}: {pair.id} has other texts here: pass the pairs that were labelled")
+                raise ValueError(f"{where}: {pair.id} has other texts here: pass the pairs that were labeled")
         votes.append(Vote(pair.id, row["annotator"], label, first))
     return votes
 

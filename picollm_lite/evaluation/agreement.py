@@ -1,4 +1,4 @@
-"""Who labelled, how far the annotators agree, and how noisy each one is."""
+"""Who labeled, how far the annotators agree, and how noisy each one is."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def label_shares(votes: Sequence[Vote]) -> pd.DataFrame:
 
 
 def pairwise_kappa(votes: Sequence[Vote]) -> pd.DataFrame:
-    """Cohen's kappa (1960) of every two annotators on the pairs that both labelled, with an interval over those pairs.
+    """Cohen's kappa (1960) of every two annotators on the pairs that both labeled, with an interval over those pairs.
 
     A pair counts with the first label of each. Kappa is NaN without a common pair, or where both gave one and the same
     label throughout, so that nothing but agreement could be expected.

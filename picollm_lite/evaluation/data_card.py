@@ -68,7 +68,7 @@ def data_card(
         collected.strip(),
         "## Counts by split",
         markdown_table(_counts(splits)),
-        *_who_labelled(votes),
+        *_who_labeled(votes),
         *_what_rubric(pairs, votes),
         *_how_noisy(pairs, votes, panel),
         *_what_is_over_represented(pairs, votes),
@@ -88,11 +88,11 @@ def markdown_table(table: pd.DataFrame, *, shown: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _who_labelled(votes: Sequence[Vote]) -> list[str]:
+def _who_labeled(votes: Sequence[Vote]) -> list[str]:
     return [
-        "## Who labelled",
+        "## Who labeled",
         markdown_table(label_shares(votes)),
-        "Cohen's kappa of every two annotators, on the pairs that both labelled; ties are a label, skips are none:",
+        "Cohen's kappa of every two annotators, on the pairs that both labeled; ties are a label, skips are none:",
         markdown_table(pairwise_kappa(votes)),
         "Krippendorff's alpha of all annotators (nominal), on the pairs with two labels or more:",
         markdown_table(panel_alpha(votes)),
@@ -147,7 +147,7 @@ def _counts(splits: Mapping[str, Split]) -> pd.DataFrame:
         table = vote_table(votes, pairs)
         labels = [(table.label == label).sum() for label in (*CHOICES, "skip")]
         rows.append((name, len(pairs), table.pair.nunique(), len(table), table.annotator.nunique(), *labels))
-    return pd.DataFrame(rows, columns=["split", "pairs", "labelled", "labels", "annotators", *CHOICES, "skip"])
+    return pd.DataFrame(rows, columns=["split", "pairs", "labeled", "labels", "annotators", *CHOICES, "skip"])
 
 
 def _cell(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Reward modelling: scores such that the preferred answer of a pair gets the higher one (Bradley-Terry)."""
+"""Reward modeling: scores such that the preferred answer of a pair gets the higher one (Bradley-Terry)."""
 
 import math
 from collections.abc import Iterator, Sequence

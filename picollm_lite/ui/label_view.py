@@ -1,4 +1,4 @@
-"""What a labeller sees: the pair, the rubric in short, and how far the simulated annotators agree. No gold score."""
+"""What a labeler sees: the pair, the rubric in short, and how far the simulated annotators agree. No gold score."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -42,7 +42,7 @@ class Choice(NamedTuple):
 
 
 class Labelling(NamedTuple):
-    """How far a labeller has come."""
+    """How far a labeler has come."""
 
     choices: Sequence[Choice]
     labels: Mapping[str, str]  # a pair's id -> "a", "b", "tie" or "skip"
@@ -56,7 +56,7 @@ class Labelling(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A labelled pair of the course desk, as plain texts."""
+    """A labeled pair of the course desk, as plain texts."""
 
     prompt: str
     a: str
@@ -93,7 +93,7 @@ def labelling_view(state: Labelling) -> View:
     given = list(state.labels.values())
     done = ", ".join(f"{name} {given.count(label)}" for label, name in NAMES.items())
     total = len(state.choices)
-    head = f"Pair {len(given) + 1} of {total}" if state.current else f"All {total} pairs labelled"
+    head = f"Pair {len(given) + 1} of {total}" if state.current else f"All {total} pairs labeled"
     lines = [state.note[:1].upper() + state.note[1:], f"{head}. So far: {done}. File: {state.file}"]
     if rows:
         shares = ", ".join(f"{row.annotator} {row.share:.0%}" for row in rows)
@@ -132,7 +132,7 @@ def _same(annotator: Annotator, prompt: str, a: str, b: str, label: str) -> floa
     return 0.5 if label == "tie" or p == 0.5 else float((p > 0.5) == (label == "a"))
 
 
-@lru_cache(maxsize=20_000)  # every key press asks about all pairs labelled so far
+@lru_cache(maxsize=20_000)  # every key press asks about all pairs labeled so far
 def _probability(annotator: Annotator, prompt: str, a: str, b: str) -> float:
     return annotator.probability(prompt, a, b)
 

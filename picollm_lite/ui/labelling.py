@@ -22,7 +22,7 @@ BUTTONS = {"a": "A is better", "b": "B is better", "tie": "tie", "skip": "skip",
 
 
 def label_pairs(
-    pairs: Iterable[AnswerPair | Mapping], path: str | Path, *, labeller: str = "me", seed: int = 0
+    pairs: Iterable[AnswerPair | Mapping], path: str | Path, *, labeler: str = "me", seed: int = 0
 ) -> Live:
     """Asks for each pair which answer is better; every label is saved at once, and a later call goes on from there.
 
@@ -30,7 +30,7 @@ def label_pairs(
     `prompt`, `chosen` and `rejected`. Which side stands as A depends on `seed` and the pair's id alone.
     Raises ValueError for a pair without these, or a file of other rows.
     """
-    session = _Session(pairs, Path(path), labeller, seed)
+    session = _Session(pairs, Path(path), labeler, seed)
     buttons = {label: widgets.Button(description=text) for label, text in BUTTONS.items()}
     key = widgets.Text(
         description="key: a, b, t (tie), s (skip), u (undo)",
@@ -65,9 +65,9 @@ def label_pairs(
 class _Session:
     """One sitting: the pairs, what the files say about them, and which labels undo may take back."""
 
-    def __init__(self, pairs: Iterable[AnswerPair | Mapping], path: Path, labeller: str, seed: int):
+    def __init__(self, pairs: Iterable[AnswerPair | Mapping], path: Path, labeler: str, seed: int):
         self.choices = [_choice(row, number, seed) for number, row in enumerate(pairs)]
-        self.path, self.labeller = path, labeller
+        self.path, self.labeler = path, labeler
         self.mine: list[str] = []  # ids of this session, newest last
         if not self.choices:
             raise ValueError("expected pairs to label, got none")
@@ -94,7 +94,7 @@ class _Session:
         choice = self.state.current
         if choice is None:
             return "nothing is left to label"
-        row = {"id": choice.id, "annotator": self.labeller, "label": label, "shown_first": choice.shown_first}
+        row = {"id": choice.id, "annotator": self.labeler, "label": label, "shown_first": choice.shown_first}
         if label in ("a", "b"):
             chosen, rejected = (choice.a, choice.b) if label == "a" else (choice.b, choice.a)
             row = {"id": choice.id, "prompt": choice.prompt, "chosen": chosen, "rejected": rejected, **row}
@@ -105,11 +105,11 @@ class _Session:
     def _undo(self) -> str:
         if not self.mine:
             return "nothing to undo: no label was given since this cell was run"
-        remove_label(self.path, self.mine[-1], self.labeller)
+        remove_label(self.path, self.mine[-1], self.labeler)
         return f"took back the label of {self.mine.pop()}"
 
     def _read(self) -> Labelling:
-        labels = read_labels(self.path, self.labeller)
+        labels = read_labels(self.path, self.labeler)
         choices = [choice.shown(labels.shown_first.get(choice.id, choice.shown_first)) for choice in self.choices]
         mine = {choice.id: labels.by_id[choice.id] for choice in choices if choice.id in labels.by_id}
         return Labelling(choices, mine, self.path.name, labels.note)

@@ -36,7 +36,7 @@ def png(figure: Figure) -> bytes:
 
 
 def curves(series: Mapping[str, Sequence[float]], *, x: Sequence[float], xlabel: str, ylabel: str) -> Figure:
-    """One line a series, labelled at its right end; NaN points are left out. Raises ValueError beyond four series."""
+    """One line a series, labeled at its right end; NaN points are left out. Raises ValueError beyond four series."""
     figure, ax = _axes(xlabel, ylabel, width=6.5)
     x = np.asarray(x, dtype=float)
     ends = []
@@ -67,7 +67,7 @@ def scatter_with_curve(
 
 
 def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str, number: str = "+.2f") -> Figure:
-    """A cluster a group: one point with its 95 % interval a name, labelled by its value in the format `number`."""
+    """A cluster a group: one point with its 95 % interval a name, labeled by its value in the format `number`."""
     names = list(next(iter(groups.values())))
     figure, ax = _axes("", ylabel, width=1.8 + max(1.5, 0.6 * len(names)) * len(groups))
     for i, ((name, color, _), marker) in enumerate(zip(styled(names), MARKERS, strict=False)):

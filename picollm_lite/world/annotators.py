@@ -14,7 +14,7 @@ class Annotator:
 
     `gold` is the weight of the gold reward (1 = its own scale; small = noisy; negative = against it),
     `per_word` and `per_flattery` the log-odds that each word or flattering sentence adds, `share` how much of the
-    panel's labelling this annotator does.
+    panel's labeling this annotator does.
     """
 
     name: str

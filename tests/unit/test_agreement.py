@@ -73,9 +73,9 @@ def test_a_tie_is_a_label_of_its_own():
     assert pairwise_kappa(votes_of(ann="att", bob="atb")).kappa[0] == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
 
 
-def test_kappa_counts_pairs_that_both_labelled_with_their_first_label():
+def test_kappa_counts_pairs_that_both_labeled_with_their_first_label():
     votes = votes_of(ann="aabb a", bob="abbbas")
-    again = [Vote("p0", "ann", "b"), Vote("p0", "bob", "b"), Vote("p5", "bob", "a")]  # p5: skipped, then labelled
+    again = [Vote("p0", "ann", "b"), Vote("p0", "bob", "b"), Vote("p5", "bob", "a")]  # p5: skipped, then labeled
     assert pairwise_kappa(votes).pairs[0] == 4
     assert pairwise_kappa(votes).kappa[0] == pytest.approx(0.5)  # 3/4 against 1/2
     with_repeats = pairwise_kappa(votes + again)
@@ -94,7 +94,7 @@ def test_kappa_is_nan_where_it_is_undefined(ann, bob, n):
         assert np.isnan(got[["kappa", "low", "high"]].to_numpy(float)).all()
         assert got.pairs[0] == n
     else:
-        assert ann == "ss"  # who only skips has labelled nothing
+        assert ann == "ss"  # who only skips has labeled nothing
 
 
 def test_every_two_annotators_are_compared():

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from picollm_lite import build
-from picollm_lite.build import build_preferences, labelled, preference_prompts, sampled_pairs
+from picollm_lite.build import build_preferences, labeled, preference_prompts, sampled_pairs
 from picollm_lite.data import load_preferences
 from picollm_lite.world.annotators import PANEL
 from picollm_lite.world.asks import ASKS, PHRASINGS, is_held_out, phrasing_indices, read, render
@@ -131,7 +131,7 @@ def test_the_chosen_answer_is_the_annotators(monkeypatch, first):
     monkeypatch.setattr(build, "draw", lambda rng: annotator)
     for a, b in ((PERFECT, FLATTERING), (FLATTERING, PERFECT)):
         chosen, rejected = (a, b) if first else (b, a)
-        row = labelled(PROMPT, a, b, random.Random(0))
+        row = labeled(PROMPT, a, b, random.Random(0))
         assert row["prompt"] == [{"role": "user", "content": PROMPT}]
         assert row["chosen"] == [{"role": "assistant", "content": chosen}]
         assert row["rejected"] == [{"role": "assistant", "content": rejected}]
@@ -146,7 +146,7 @@ def test_gold_columns_have_four_digits(monkeypatch):
     monkeypatch.setattr(build, "draw", lambda rng: Annotator("somebody", True))
     mixed = " ".join([PERFECT, by_id()["token"].facts["why"], by_id()["kv_cache"].facts["definition"]])
     assert score(PROMPT, mixed).total == pytest.approx(1 / 3)
-    assert labelled(PROMPT, PERFECT, mixed, random.Random(0))["gold_rejected"] == 0.3333
+    assert labeled(PROMPT, PERFECT, mixed, random.Random(0))["gold_rejected"] == 0.3333
 
 
 def test_each_pair_is_given_to_whoever_is_drawn_for_it():
@@ -154,7 +154,7 @@ def test_each_pair_is_given_to_whoever_is_drawn_for_it():
 
     def rows(seed):
         rng = random.Random(seed)
-        return [labelled(PROMPT, PERFECT, FLATTERING, rng) for _ in range(200)]
+        return [labeled(PROMPT, PERFECT, FLATTERING, rng) for _ in range(200)]
 
     assert rows(0) == rows(0) != rows(1)
     assert {row["annotator"] for row in rows(0)} == {annotator.name for annotator in PANEL}

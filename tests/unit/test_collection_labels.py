@@ -264,7 +264,7 @@ def test_what_was_clicked_on_the_screen_is_a_side_of_the_pair(jsonl):
         live = press(jsonl, [given], "")
         good_is_left = live.view.markup.index(GOOD) < live.view.markup.index(WRONG)
         press(jsonl, [given], "a" if good_is_left else "b")
-    press(jsonl, pairs, "", labeller="bo").box.children[1].value = "t"
+    press(jsonl, pairs, "", labeler="bo").box.children[1].value = "t"
     votes = widget_votes(jsonl, pairs)
     assert [(vote.pair, vote.annotator, vote.label) for vote in votes] == [
         *((given.id, "me", "a" if n % 3 else "b") for n, given in enumerate(pairs)),

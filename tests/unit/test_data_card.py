@@ -81,7 +81,7 @@ def test_datasets_loads_a_folder_by_its_card(tmp_path):
 def test_the_sections_stand_in_order():
     headings = re.findall(r"^#+ (.*)$", card(), re.MULTILINE)
     assert headings == [
-        *("Pairs", "How it was collected", "Counts by split", "Who labelled", "Under what rubric", "How noisy"),
+        *("Pairs", "How it was collected", "Counts by split", "Who labeled", "Under what rubric", "How noisy"),
         *("What is over-represented", "Known limits"),
     ]
     assert "## How it was collected\n\nBy hand.\n" in card()
@@ -93,7 +93,7 @@ def test_counts_by_split_by_hand():
     votes = [*votes[:2], Vote("p0", "me", "tie"), Vote("p1", "me", "skip"), Vote("p1", "me", "b")]
     rows = table_after(card({"train": (pairs, votes), "test": split("q", 2)}), "## Counts by split")
     cells = [[cell.strip() for cell in row] for row in rows]
-    assert cells[0] == ["split", "pairs", "labelled", "labels", "annotators", "a", "b", "tie", "skip"]
+    assert cells[0] == ["split", "pairs", "labeled", "labels", "annotators", "a", "b", "tie", "skip"]
     assert cells[2:] == [
         ["train", "3", "2", "5", "2", "2", "1", "1", "1"],
         ["test", "2", "2", "2", "1", "2", "0", "0", "0"],
@@ -101,7 +101,7 @@ def test_counts_by_split_by_hand():
 
 
 def test_the_questions_are_put_to_all_splits_together():
-    rows = table_after(card(), "## Who labelled")
+    rows = table_after(card(), "## Who labeled")
     assert [cell.strip() for cell in rows[2]] == ["careful", "5", "1", "5", "5", "0", "0", "0"]
 
 

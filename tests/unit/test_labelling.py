@@ -1,4 +1,4 @@
-"""The labelling widget: what is saved and when, what a crash costs, and who agrees. Clicks and keys go in-process."""
+"""The labeling widget: what is saved and when, what a crash costs, and who agrees. Clicks and keys go in-process."""
 
 import json
 import os
@@ -46,7 +46,7 @@ PAIRS = [pair(n) for n in range(6)]
 
 
 class Desk:
-    """A labeller at the widget: presses keys, clicks, reads what is there."""
+    """A labeler at the widget: presses keys, clicks, reads what is there."""
 
     def __init__(self, path, pairs=PAIRS, **settings):
         self.path = Path(path)
@@ -203,9 +203,9 @@ def test_agreement_goes_by_the_order_that_was_shown_then(path):
     assert len(texts) == 1
 
 
-def test_two_labellers_share_a_file_without_seeing_each_other(path):
-    Desk(path, labeller="ann").type("ab")
-    bo = Desk(path, labeller="bo")
+def test_two_labelers_share_a_file_without_seeing_each_other(path):
+    Desk(path, labeler="ann").type("ab")
+    bo = Desk(path, labeler="bo")
     assert "Pair 1 of 6" in bo.text
     bo.type("aau")
     assert [(row["annotator"], row["id"]) for row in bo.rows()] == [("ann", "p0"), ("ann", "p1"), ("bo", "p0")]
@@ -222,7 +222,7 @@ def test_an_older_widget_on_the_same_file_does_not_label_a_pair_twice(path):
 
 def test_at_the_end_only_undo_is_left(path):
     desk = Desk(path).type("abtsab")
-    assert "All 6 pairs labelled. So far: A 2, B 2, tie 1, skip 1." in desk.text
+    assert "All 6 pairs labeled. So far: A 2, B 2, tie 1, skip 1." in desk.text
     assert {name: button.disabled for name, button in desk.buttons.items()} == {
         "A is better": True,
         "B is better": True,
@@ -459,7 +459,7 @@ def test_rows_of_load_preferences_are_pairs(tmp_path, path):
     source.write_text("".join(json.dumps(pair(n)) + "\n" for n in range(3)), encoding="utf-8")
     desk = Desk(path, load_preferences(source)).type("aaa")
     assert len(load_preferences(path)) == 3
-    assert "All 3 pairs labelled" in desk.text
+    assert "All 3 pairs labeled" in desk.text
 
 
 # Agreement
@@ -542,7 +542,7 @@ def test_the_rubric_has_every_criterion_with_its_weight():
 def test_hostile_texts_stay_texts(tmp_path):
     pairs = [pair(n, chosen=EVIL, rejected=f"</section>{EVIL}", prompt=f"{EVIL} perplexity?") for n in range(2)]
     pairs[0]["id"] = pairs[0]["id"] + EVIL
-    desk = Desk(tmp_path / f"{EVIL[1:4]}<b>.jsonl", pairs, labeller=EVIL)
+    desk = Desk(tmp_path / f"{EVIL[1:4]}<b>.jsonl", pairs, labeler=EVIL)
     for _ in range(2):
         for shown in (desk.live.picture.value, desk.live.readout.value):
             assert "<img" not in shown
@@ -575,7 +575,7 @@ def test_the_static_picture_says_what_the_widget_says():
     for said in ("Pair 2 of 2", f"Question: {QUESTION}", "A: First answer.", "B: Second answer.", "careful: 100% of 1"):
         assert said in drawn
     done = drawn_lines(labelling_view(Labelling(choices[:1], {"p0": "a"}, "f.jsonl")).figure())
-    assert done[0] == "All 1 pairs labelled"
+    assert done[0] == "All 1 pairs labeled"
     assert not any("Question" in line for line in done)
 
 

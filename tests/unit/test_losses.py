@@ -272,9 +272,9 @@ def test_cdpo_is_least_where_the_reward_says_one_label_in_ten_is_wrong():
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.3])
 def test_robust_dpo_averages_to_dpo_over_flipped_labels(eps):
     chosen, rejected, ref_chosen, ref_rejected = PAIRS.values()
-    as_labelled = robust_dpo_loss(chosen, rejected, ref_chosen, ref_rejected, label_smoothing=eps).losses
+    as_labeled = robust_dpo_loss(chosen, rejected, ref_chosen, ref_rejected, label_smoothing=eps).losses
     flipped = robust_dpo_loss(rejected, chosen, ref_rejected, ref_chosen, label_smoothing=eps).losses
-    assert_close((1 - eps) * as_labelled + eps * flipped, dpo_loss(**PAIRS).losses)
+    assert_close((1 - eps) * as_labeled + eps * flipped, dpo_loss(**PAIRS).losses)
 
 
 def test_hinge_is_linear_below_the_margin_and_flat_above():

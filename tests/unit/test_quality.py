@@ -10,7 +10,7 @@ from picollm_lite import quality
 from picollm_lite.data import load_preferences
 from picollm_lite.files import read_jsonl
 from picollm_lite.paths import PREFERENCES
-from picollm_lite.quality import CONDITIONS, Condition, chooser, labelled
+from picollm_lite.quality import CONDITIONS, Condition, chooser, labeled
 
 QUESTION = "What is a KV cache?"
 FACT = "A KV cache stores keys and values of past tokens so they need not be recomputed."
@@ -44,24 +44,24 @@ def preferences():
 
 @pytest.mark.parametrize(("share", "least", "most"), [("0.0", 300, 300), ("0.4", 150, 210)])
 def test_noise_turns_a_share_of_gold_s_labels_round(preferences, share, least, most):
-    rows = labelled(preferences, Condition("noise", share, 300), seed=0)
+    rows = labeled(preferences, Condition("noise", share, 300), seed=0)
     assert len(rows) == 300 and least <= preferred(rows)[FACT] <= most
 
 
 def test_more_noise_turns_more_of_the_same_labels_round(preferences):
-    some, more = (labelled(preferences, Condition("noise", share, 300), seed=1)["chosen"] for share in ("0.1", "0.3"))
+    some, more = (labeled(preferences, Condition("noise", share, 300), seed=1)["chosen"] for share in ("0.1", "0.3"))
     turned = [{n for n, side in enumerate(rows) if side[-1]["content"] == OTHER} for rows in (some, more)]
     assert turned[0] < turned[1]
 
 
 def test_one_annotator_labels_all_and_the_panel_mixes(preferences):
     """Log-odds of the fact: careful 3 x 3 = 9; contrarian -0.5 x 3."""
-    assert preferred(labelled(preferences, Condition("annotators", "careful", 300), seed=0))[FACT] > 295
-    assert 30 < preferred(labelled(preferences, Condition("annotators", "contrarian", 300), seed=0))[FACT] < 85
-    assert 240 < preferred(labelled(preferences, Condition("annotators", "panel", 300), seed=0))[FACT] < 300
+    assert preferred(labeled(preferences, Condition("annotators", "careful", 300), seed=0))[FACT] > 295
+    assert 30 < preferred(labeled(preferences, Condition("annotators", "contrarian", 300), seed=0))[FACT] < 85
+    assert 240 < preferred(labeled(preferences, Condition("annotators", "panel", 300), seed=0))[FACT] < 300
 
 
-def test_a_size_is_labelled_by_the_panel():
+def test_a_size_is_labeled_by_the_panel():
     rng, same = random.Random(0), random.Random(0)
     prefers, panel = chooser(Condition("size", "500", 500)), chooser(Condition("annotators", "panel", 500))
     assert all(prefers(QUESTION, FACT, OTHER, rng) == panel(QUESTION, FACT, OTHER, same) for _ in range(50))
@@ -69,7 +69,7 @@ def test_a_size_is_labelled_by_the_panel():
 
 def test_the_careful_one_labels_the_pairs_that_the_panel_labels():
     rows = load_preferences(PREFERENCES).select(range(200))
-    panel, careful = (labelled(rows, Condition(study, "50", 50), seed=0) for study in ("size", "size_careful"))
+    panel, careful = (labeled(rows, Condition(study, "50", 50), seed=0) for study in ("size", "size_careful"))
     assert panel["prompt"] == careful["prompt"] and panel["chosen"] != careful["chosen"]
     rng, same = random.Random(0), random.Random(0)
     prefers, alone = chooser(Condition("size_careful", "50", 50)), chooser(Condition("annotators", "careful", 50))
@@ -78,13 +78,13 @@ def test_the_careful_one_labels_the_pairs_that_the_panel_labels():
 
 def test_the_seed_draws_the_pairs():
     rows = load_preferences(PREFERENCES).select(range(200))
-    drawn = [labelled(rows, Condition("size", "50", 50), seed)["prompt"] for seed in (0, 0, 1)]
+    drawn = [labeled(rows, Condition("size", "50", 50), seed)["prompt"] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_too_few_pairs_are_an_error(preferences):
     with pytest.raises(ValueError, match=r"noise 0\.1: expected 301 pairs, got 300"):
-        labelled(preferences, Condition("noise", "0.1", 301), seed=0)
+        labeled(preferences, Condition("noise", "0.1", 301), seed=0)
 
 
 def test_the_shipped_pairs_are_enough_for_every_condition():

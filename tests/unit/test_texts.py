@@ -48,7 +48,7 @@ def near_share(count, n, share):
 
 
 def test_base_documents_hold_only_facts_of_the_bank_their_labels_and_headings():
-    """Four styles: 40 % labelled entries, 20 % a paragraph, 20 % loose facts, 20 % notes on two concepts."""
+    """Four styles: 40 % labeled entries, 20 % a paragraph, 20 % loose facts, 20 % notes on two concepts."""
     styles = Counter()
     for document in documents(0):
         head, facts = parsed(document)
@@ -134,7 +134,7 @@ def test_qualities_are_mixed_as_stated(demos):
     counts = Counter(quality for *_, quality in demos)
     assert set(counts) == set(QUALITIES)
     assert all(near_share(counts[quality], len(demos), share) for quality, share in QUALITY_MIX.items()), counts
-    assert 0.4 < QUALITY_MIX["good"] < 0.6  # mixed: SFT is not the end
+    assert 0.2 < QUALITY_MIX["good"] < 0.6  # mixed: SFT is not the end
 
 
 def criteria_of(demos, quality):

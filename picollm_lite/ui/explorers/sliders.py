@@ -66,7 +66,7 @@ def kl_budget(rows: Sequence[Checkpointed]) -> Live:
     top = step * math.ceil(largest / step)
     digits = max(0, -round(math.log10(step)))
     slider = widgets.FloatSlider(
-        value=top, min=0.0, max=top, step=step, readout_format=f".{digits}f", **_labelled("KL budget, nats an answer")
+        value=top, min=0.0, max=top, step=step, readout_format=f".{digits}f", **_labeled("KL budget, nats an answer")
     )
     return explore(partial(kl_budget_view, rows), budget=slider)
 
@@ -95,7 +95,7 @@ def beta_slider(margins: Sequence[float]) -> Live:
     h = [float(margin) for margin in margins]
     if not h or not all(map(math.isfinite, h)):
         raise ValueError(f"expected at least one margin, all finite, got {h[:5]}")
-    slider = widgets.FloatLogSlider(value=0.1, base=10, min=-2, max=0, step=0.05, **_labelled("beta"))
+    slider = widgets.FloatLogSlider(value=0.1, base=10, min=-2, max=0, step=0.05, **_labeled("beta"))
     return explore(partial(beta_view, h), beta=slider)
 
 
@@ -135,8 +135,8 @@ def best_of_n(
         raise ValueError("expected finite scores, got some that are not")
     drawn = Drawn(prompts, texts, proxy, gold, expected_best(proxy, proxy), expected_best(proxy, gold))
     options = [(f"{i}. {shorten(prompt, 70)}", i - 1) for i, prompt in enumerate(prompts, start=1)]
-    slider = widgets.IntSlider(value=min(4, N), min=1, max=N, **_labelled("n, answers to pick from"))
-    picker = widgets.Dropdown(options=options, **_labelled("example"))
+    slider = widgets.IntSlider(value=min(4, N), min=1, max=N, **_labeled("n, answers to pick from"))
+    picker = widgets.Dropdown(options=options, **_labeled("example"))
     return explore(partial(best_of_n_view, drawn), n=slider, example=picker)
 
 
@@ -191,7 +191,7 @@ def _root(kl: float) -> float:
     return math.sqrt(max(0.0, kl))
 
 
-def _labelled(description: str) -> dict:
+def _labeled(description: str) -> dict:
     return {
         "description": description,
         "style": {"description_width": "initial"},
