@@ -21,9 +21,7 @@ KEYS = {"a": "a", "b": "b", "t": "tie", "s": "skip", "u": "undo"}
 BUTTONS = {"a": "A is better", "b": "B is better", "tie": "tie", "skip": "skip", "undo": "undo"}
 
 
-def label_pairs(
-    pairs: Iterable[AnswerPair | Mapping], path: str | Path, *, labeler: str = "me", seed: int = 0
-) -> Live:
+def label_pairs(pairs: Iterable[AnswerPair | Mapping], path: str | Path, *, labeler: str = "me", seed: int = 0) -> Live:
     """Asks for each pair which answer is better; every label is saved at once, and a later call goes on from there.
 
     `pairs` are `AnswerPair`s, whose labels `widget_votes` reads, or rows of `load_preferences`: dicts with `id`,
