@@ -41,6 +41,10 @@ class Sequences(NamedTuple):
     logp: Float[Tensor, "B L-1"]
     lengths: Int[Tensor, " B"]
 
+    def rows(self, rows: Int[Tensor, " b"]) -> "Sequences":
+        """These rows alone, in this order."""
+        return Sequences(*(part[rows] for part in self))
+
 
 def response_logprobs(policy: nn.Module, examples: Sequence[Encoded], pad_token_id: int) -> ResponseLogprobs:
     """log pi(y | x) of each conversation's masked tokens, in order; with gradient unless under `torch.no_grad()`."""

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from picollm_lite.kernels.checks import require_in, require_nonempty_mask, require_same_shape
+from picollm_lite.kernels.checks import (
+    require_in,
+    require_nonempty_mask,
+    require_nonempty_rows,
+    require_same_shape,
+    rows_of,
+)
 from picollm_lite.kernels.logprobs import kl_k1
 
 VARIANCE_EPS = 1e-8  # under the square root: equal values give 0 instead of 0 / 0
@@ -47,8 +53,7 @@ def shape_rewards(
     require_in(0.0, float("inf"), kl_coef=kl_coef)
     require_nonempty_mask(mask, logp, ref_logp)
     require_same_shape(scores, mask[:, 0])
-    if not mask.any(dim=1).all():
-        raise ValueError(f"expected a True in every mask row, got none in rows {_rows(~mask.any(dim=1))}")
+    require_nonempty_rows(mask)
     rewards = (-kl_coef * kl_k1(logp, ref_logp)).masked_fill(~mask, 0.0)  # (B, T)
     last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)  # (B,)
     return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
@@ -72,7 +77,7 @@ def gae(
     require_nonempty_mask(mask, rewards, values)
     starts = mask & ~F.pad(mask[:, :-1], (1, 0))  # (B, T)
     if (starts.sum(dim=1) > 1).any():
-        raise ValueError(f"expected one span of True in a mask row, got gaps in rows {_rows(starts.sum(dim=1) > 1)}")
+        raise ValueError(f"expected one span of True in a mask row, got gaps in rows {rows_of(starts.sum(dim=1) > 1)}")
     values = values.masked_fill(~mask, 0.0)  # (B, T)
     next_values = F.pad(values[:, 1:], (0, 1))  # (B, T)
     deltas = (rewards + gamma * next_values - values).masked_fill(~mask, 0.0)  # (B, T)
@@ -116,7 +121,3 @@ def _groups(scores: Float[Tensor, " B"], group_size: int) -> Float[Tensor, "B/G 
             f"expected scores (B,) and group_size >= 2 that divides B, got {tuple(scores.shape)} and {group_size}"
         )
     return scores.view(-1, group_size)
-
-
-def _rows(flags: Bool[Tensor, " B"]) -> list[int]:
-    return flags.nonzero().flatten().tolist()

@@ -26,6 +26,17 @@ def require_nonempty_mask(mask: Bool[Tensor, "B T"], *tensors: Tensor) -> None:
         raise ValueError(f"expected a mask with at least one True, got none in shape {tuple(mask.shape)}")
 
 
+def require_nonempty_rows(mask: Bool[Tensor, "B T"]) -> None:
+    """Raises ValueError unless every row of `mask` has a True."""
+    if not mask.any(dim=1).all():
+        raise ValueError(f"expected a True in every mask row, got none in rows {rows_of(~mask.any(dim=1))}")
+
+
+def rows_of(flags: Bool[Tensor, " B"]) -> list[int]:
+    """The numbers of the rows that are True, for a message."""
+    return flags.nonzero().flatten().tolist()
+
+
 def require_positive(**settings: float) -> None:
     """Raises ValueError unless every named setting is above 0 (NaN is refused too)."""
     for name, value in settings.items():

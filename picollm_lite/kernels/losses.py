@@ -53,11 +53,15 @@ def ppo_policy_loss(logp: BT, old_logp: BT, advantages: BT, mask: Mask, *, clip:
 
     log rho is capped at 20 with its gradient kept: see cap_log_ratio.
     """
+    return -masked_mean(clipped_surrogate(logp, old_logp, advantages, mask, clip=clip), mask)
+
+
+def clipped_surrogate(logp: BT, old_logp: BT, advantages: BT, mask: Mask, *, clip: float) -> BT:
+    """min(rho A, clamp(rho, 1 - clip, 1 + clip) A), the part of PPO's and GRPO's objective that a token adds."""
     checks.require_positive(clip=clip)
     checks.require_nonempty_mask(mask, logp, old_logp, advantages)
     rho = cap_log_ratio((logp - old_logp.detach()).masked_fill(~mask, 0.0)).exp()  # (B, T)
-    surrogate = torch.minimum(rho * advantages.detach(), rho.clamp(1 - clip, 1 + clip) * advantages.detach())  # (B, T)
-    return -masked_mean(surrogate, mask)
+    return torch.minimum(rho * advantages.detach(), rho.clamp(1 - clip, 1 + clip) * advantages.detach())  # (B, T)
 
 
 def ppo_value_loss(values: BT, old_values: BT, returns: BT, mask: Mask, *, clip: float = 0.2) -> Scalar:

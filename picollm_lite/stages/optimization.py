@@ -1,10 +1,14 @@
-"""What every stage's loop shares: the learning-rate schedule and the one step that may fail."""
+"""What the stages' loops share: optimizer, learning-rate schedules, minibatches, and the one step that may fail."""
 
 import math
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from picollm_lite.kernels.logprobs import kl_k3
 
 BETAS = (0.9, 0.95)  # a run has a few hundred steps: at 0.999 the second moment would still lag behind at its end
 
@@ -19,6 +23,28 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float)
         return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def linear_schedule(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at `step` (from 1): linear warmup, under a linear decay to 1 / steps."""
+    return min(step / max(1.0, warmup * steps), 1.0, (steps - step + 1) / steps)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate from now on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """The optimizer of the loops that sample."""
+    return torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
+
+
+def minibatches(size: int, minibatch_size: int, epochs: int, rng: random.Random) -> Iterator[Int[Tensor, " b"]]:
+    """Row numbers: every row once an epoch, in a new order each."""
+    for _ in range(epochs):
+        yield from torch.tensor(rng.sample(range(size), size)).split(minibatch_size)
 
 
 def check_loss(loss: Tensor, where: str) -> None:
@@ -39,3 +65,31 @@ def descend(
         raise FloatingPointError(f"{where}: the gradient norm is {norm.item()}: lower the learning rate")
     optimizer.step()
     return norm.item()
+
+
+def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, model: nn.Module, where: str, *, limit: float) -> float:
+    """One step down the gradient of `loss`, its norm cut at `limit`; returns the norm before that.
+
+    Raises FloatingPointError naming `where` before anything is changed, unless loss and norm are finite.
+    """
+    check_loss(loss, where)
+    optimizer.zero_grad()
+    loss.backward()
+    return descend(optimizer, model.parameters(), where, max_grad_norm=limit)
+
+
+def moved(
+    logp: Float[Tensor, "B T"], old_logp: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], clip: float
+) -> dict[str, float]:
+    """How far a policy is from the one that sampled: share of tokens whose ratio left 1 +- clip, and k3 a token."""
+    logp = logp.detach()
+    outside = ((logp - old_logp).exp() - 1).abs() > clip
+    return {
+        "clip_fraction": outside[mask].float().mean().item(),
+        "approx_kl": kl_k3(old_logp, logp)[mask].mean().item(),
+    }
+
+
+def averaged(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number over the updates of a step."""
+    return {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}

@@ -19,14 +19,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from picollm_lite.chat import MAX_NEW_TOKENS, respond
+from picollm_lite.chat import MAX_NEW_TOKENS
 from picollm_lite.kernels.advantages import gae, shape_rewards, whiten
-from picollm_lite.kernels.logprobs import kl_k3
 from picollm_lite.kernels.losses import ppo_policy_loss, ppo_value_loss
 from picollm_lite.models import ValueModel
-from picollm_lite.scoring import Sequences, left_align, sequence_logprobs
-from picollm_lite.stages.optimization import check_loss, descend
-from picollm_lite.stages.sampling import RewardFn, Sample, checked_scores, prompt_batches, samples
+from picollm_lite.scoring import Sequences, sequence_logprobs
+from picollm_lite.stages.optimization import (
+    adam,
+    averaged,
+    check_loss,
+    descend,
+    linear_schedule,
+    minibatches,
+    moved,
+    set_rate,
+)
+from picollm_lite.stages.sampling import (
+    RewardFn,
+    Sample,
+    batch_facts,
+    checked_scores,
+    prompt_batches,
+    sample_answers,
+)
 
 
 @dataclass(frozen=True)
@@ -112,21 +127,21 @@ def train(
     ref = deepcopy(policy) if ref is None else ref.eval()
     critic = ValueModel.from_policy(policy) if critic is None else critic
     critic.eval()
-    optimizer = _adam(policy, config.learning_rate)
-    critic_optimizer = _adam(critic, config.critic_learning_rate)
+    optimizer = adam(policy, config.learning_rate)
+    critic_optimizer = adam(critic, config.critic_learning_rate)
     rng, kl_coef = random.Random(config.seed), config.kl_coef
     for step, batch in zip(
         range(1, config.steps + 1), prompt_batches(prompts, config.batch_size, config.seed), strict=False
     ):
         where = f"ppo, step {step}"
-        rate = _schedule(step, config)
-        _set_rate(optimizer, config.learning_rate * rate)
-        _set_rate(critic_optimizer, config.critic_learning_rate * rate)
+        rate = linear_schedule(step, config.steps, config.warmup)
+        set_rate(optimizer, config.learning_rate * rate)
+        set_rate(critic_optimizer, config.critic_learning_rate * rate)
         experience, texts = collect(
             policy, ref, critic, tokenizer, reward_fn, batch, config, kl_coef=kl_coef, step=step
         )
         updates = []
-        for rows in _minibatches(len(batch), config, rng):
+        for rows in minibatches(len(batch), config.minibatch_size, config.epochs, rng):
             optimizer.zero_grad()
             critic_optimizer.zero_grad()
             update = accumulate(policy, critic, experience, rows, config, where)
@@ -154,30 +169,20 @@ def collect(
     step: int,
 ) -> tuple[Experience, list[str]]:
     """Sample one answer a prompt, score it, and work out advantages and returns."""
-    settings = {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
-    try:
-        sample, texts = respond(policy, tokenizer, prompts, seed=config.seed * 1_000_003 + step, **settings)
-    except ValueError as error:  # weights that the last update broke, or a prompt that is too long
-        raise ValueError(f"ppo, step {step}: {error}") from None
-    sequences = left_align(sample)
-    device, mask = sequences.tokens.device, sequences.mask
-    scores = checked_scores(reward_fn, prompts, texts, f"ppo, step {step}").to(device)  # (B,)
-    final = scores
-    if config.unfinished_score is not None:
-        final = scores.where(sample.finished, torch.full_like(scores, config.unfinished_score))
-    ref_logp = sequence_logprobs(ref, sequences, temperature=config.temperature)  # (B, L-1)
+    answers = sample_answers(policy, ref, tokenizer, reward_fn, prompts, config, stage="ppo", step=step)
+    sequences, mask = answers.sequences, answers.sequences.mask
     values = critic.at(sequences)  # (B, L-1)
-    rewards = shape_rewards(final, sequences.logp, ref_logp, mask, kl_coef=kl_coef)  # (B, L-1)
+    rewards = shape_rewards(answers.final, sequences.logp, answers.ref_logp, mask, kl_coef=kl_coef)  # (B, L-1)
     advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-    kl = (sequences.logp - ref_logp).sum(1)  # (B,)
-    return Experience(sequences, scores, kl, values, whiten(advantages, mask), returns, sample.finished.float()), texts
+    whitened, finished = whiten(advantages, mask), answers.finished.float()
+    return Experience(sequences, answers.scores, answers.kl, values, whitened, returns, finished), answers.texts
 
 
 def accumulate(
     policy: nn.Module, critic: ValueModel, experience: Experience, rows: Tensor, config: PPOConfig, where: str
 ) -> dict[str, float]:
     """Gradients of both losses over the minibatch `rows`; returns means over its response tokens."""
-    sequences = Sequences(*(part[rows] for part in experience.sequences))
+    sequences = experience.sequences.rows(rows)
     mask, old_logp, advantages = sequences.mask, sequences.logp, experience.advantages[rows]  # (b, L-1) each
     logp = sequence_logprobs(policy, sequences, temperature=config.temperature)
     policy_loss = ppo_policy_loss(logp, old_logp, advantages, mask, clip=config.clip)
@@ -186,14 +191,8 @@ def accumulate(
     loss = policy_loss + value_loss  # no weight on the value loss: it has parameters of its own
     check_loss(loss, where)
     loss.backward()
-    logp = logp.detach()
-    outside = ((logp - old_logp).exp() - 1).abs() > config.clip
-    return {
-        "policy_loss": policy_loss.item(),
-        "value_loss": value_loss.item(),
-        "clip_fraction": outside[mask].float().mean().item(),
-        "approx_kl": kl_k3(old_logp, logp)[mask].mean().item(),
-    }
+    distance = moved(logp, old_logp, mask, config.clip)
+    return {"policy_loss": policy_loss.item(), "value_loss": value_loss.item(), **distance}
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
@@ -202,24 +201,6 @@ def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:
         return kl_coef
     error = max(-0.2, min(0.2, kl / config.kl_target - 1))
     return kl_coef * (1 + error * config.batch_size / config.kl_horizon)
-
-
-def _adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
-
-
-def _schedule(step: int, config: PPOConfig) -> float:
-    return min(step / max(1.0, config.warmup * config.steps), 1.0, (config.steps - step + 1) / config.steps)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _minibatches(size: int, config: PPOConfig, rng: random.Random) -> Iterator[Tensor]:
-    for _ in range(config.epochs):
-        yield from torch.tensor(rng.sample(range(size), size)).split(config.minibatch_size)
 
 
 def _record(
@@ -233,21 +214,16 @@ def _record(
     gold: Tensor | None,
     rate: float,
 ) -> PPOStep:
-    mask = experience.sequences.mask
+    sequences, scores, kl, finished = experience.sequences, experience.scores, experience.kl, experience.finished
+    mask = sequences.mask
     error = (experience.returns - experience.values)[mask]
     variance = experience.returns[mask].var()
     return PPOStep(
         step=step,
         steps=config.steps,
-        proxy=experience.scores.mean().item(),
-        gold=math.nan if gold is None else gold.mean().item(),
-        kl=experience.kl.mean().item(),
-        length=mask.sum(1).float().mean().item(),
-        entropy=-(experience.sequences.logp.sum() / mask.sum()).item(),
-        **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
+        **batch_facts(prompts, texts, sequences, scores, kl, finished, gold),
+        **averaged(updates),
         explained_variance=(1 - error.var() / variance).item() if variance > 0 else math.nan,
-        finished=experience.finished.mean().item(),
         kl_coef=kl_coef,
         learning_rate=rate,
-        samples=samples(prompts, texts, experience.scores, gold),
     )

@@ -1,13 +1,18 @@
-"""What the loops that sample share: prompts without end, scores that were checked, and the samples of a record."""
+"""What the loops that sample share: prompts without end, checked scores, and what a record says of answers."""
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from picollm_lite.chat import respond
+from picollm_lite.scoring import Sequences, left_align, sequence_logprobs
 
 RewardFn = Callable[[Sequence[str], Sequence[str]], Float[Tensor, " B"]]  # (prompts, responses) -> one score each
 
@@ -19,6 +24,56 @@ class Sample(NamedTuple):
     response: str
     proxy: float
     gold: float
+
+
+class SamplingSettings(Protocol):
+    """What `sample_answers` reads of a loop's settings."""
+
+    unfinished_score: float | None
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
+class Answers(NamedTuple):
+    """A batch of sampled answers; (B, L-1) grids as in `Sequences`, 0 outside the mask."""
+
+    prompts: Sequence[str]
+    texts: list[str]
+    sequences: Sequences
+    scores: Float[Tensor, " B"]  # as the reward function gave them
+    final: Float[Tensor, " B"]  # the same, but `unfinished_score` for an answer that never ended
+    ref_logp: Float[Tensor, "B L-1"]
+    kl: Float[Tensor, " B"]  # to the reference, k1 summed over the tokens
+    finished: Bool[Tensor, " B"]
+
+
+@torch.no_grad()
+def sample_answers(
+    policy: nn.Module,
+    ref: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_fn: RewardFn,
+    prompts: Sequence[str],
+    config: SamplingSettings,
+    *,
+    stage: str,
+    step: int,
+) -> Answers:
+    """Sample one answer a prompt and score it. Raises ValueError naming stage and step."""
+    settings = {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
+    try:
+        sample, texts = respond(policy, tokenizer, prompts, seed=config.seed * 1_000_003 + step, **settings)
+    except ValueError as error:  # weights that the last update broke, or a prompt that is too long
+        raise ValueError(f"{stage}, step {step}: {error}") from None
+    sequences = left_align(sample)
+    scores = checked_scores(reward_fn, prompts, texts, f"{stage}, step {step}").to(sequences.tokens.device)  # (B,)
+    final = scores
+    if config.unfinished_score is not None:
+        final = scores.where(sample.finished, torch.full_like(scores, config.unfinished_score))
+    ref_logp = sequence_logprobs(ref, sequences, temperature=config.temperature)  # (B, L-1)
+    kl = (sequences.logp - ref_logp).sum(1)  # (B,)
+    return Answers(prompts, texts, sequences, scores, final, ref_logp, kl, sample.finished)
 
 
 def prompt_batches(prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[list[str]]:
@@ -69,3 +124,24 @@ def samples(
     columns = (proxy if proxy is not None else unknown, gold if gold is not None else unknown)
     rows = zip(prompts, responses, *(column.tolist() for column in columns), strict=True)
     return tuple(Sample(*row) for _, row in zip(range(count), rows, strict=False))
+
+
+def batch_facts(
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    sequences: Sequences,
+    scores: Float[Tensor, " B"],
+    kl: Float[Tensor, " B"],
+    finished: Tensor,
+    gold: Tensor | None,
+) -> dict[str, float | tuple[Sample, ...]]:
+    """What every record says of a batch of answers, by the names of the records' fields."""
+    return {
+        "proxy": scores.mean().item(),
+        "gold": math.nan if gold is None else gold.mean().item(),
+        "kl": kl.mean().item(),
+        "length": sequences.mask.sum(1).float().mean().item(),
+        "entropy": -(sequences.logp.sum() / sequences.mask.sum()).item(),
+        "finished": finished.float().mean().item(),
+        "samples": samples(prompts, texts, scores, gold),
+    }

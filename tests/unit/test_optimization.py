@@ -1,7 +1,9 @@
 """The schedule and the one step that may fail, by hand; and that every stage uses them in the same way."""
 
 import math
+import random
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +11,17 @@ from torch import nn
 from torch.testing import assert_close
 
 from picollm_lite.models import RewardModel
-from picollm_lite.stages import dpo, ppo, reward, sft
-from picollm_lite.stages.optimization import check_loss, cosine_schedule, descend
+from picollm_lite.stages import dpo, group_policy, online_dpo, ppo, rejection, reward, sft
+from picollm_lite.stages.optimization import (
+    averaged,
+    check_loss,
+    cosine_schedule,
+    descend,
+    linear_schedule,
+    minibatches,
+    minimize,
+    moved,
+)
 
 
 def rates(steps, warmup, after=0):
@@ -42,6 +53,44 @@ def test_the_schedule_by_hand(steps, warmup, shares):
 @pytest.mark.parametrize("steps", [2, 7, 100])
 def test_the_schedule_ends_at_zero(steps):
     assert rates(steps, 0.1, after=1)[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_linear_schedule_by_hand():
+    """Ten steps, two of them to warm up; without a warmup the first step has the full rate."""
+    shares = [linear_schedule(step, 10, 0.2) for step in range(1, 11)]
+    assert shares == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert [linear_schedule(step, 2, 0.0) for step in (1, 2)] == [1.0, 0.5]
+
+
+def test_minibatches_take_every_row_once_an_epoch():
+    parts = [part.tolist() for part in minibatches(5, 2, 2, random.Random(0))]
+    assert [len(part) for part in parts] == [2, 2, 1] * 2
+    first, second = ([row for part in epoch for row in part] for epoch in (parts[:3], parts[3:]))
+    assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4] and first != second
+
+
+def test_how_far_a_policy_has_moved_by_hand():
+    """Ratios 1, 3/2 and 1/2, and a token that does not count: two are outside 1 +- .2; k3 is 0, .5 - log 1.5, ..."""
+    logp = torch.log(torch.tensor([[1.0, 1.5, 0.5, 9.0]])).requires_grad_()
+    mask = torch.tensor([[True, True, True, False]])
+    got = moved(logp, torch.zeros(1, 4), mask, 0.2)
+    assert got["clip_fraction"] == pytest.approx(2 / 3)
+    assert got["approx_kl"] == pytest.approx((0.5 - math.log(1.5) - 0.5 - math.log(0.5)) / 3)
+    assert averaged([{"a": 1.0, "b": 0.0}, {"a": 4.0, "b": 1.0}]) == {"a": 2.5, "b": 0.5}
+
+
+def test_minimizing_by_hand():
+    """The slope of 3 x is 3: cut to 1, or not. A gradient from before does not count; a loss of nan moves nothing."""
+    for limit, wanted in ((1.0, -1.0), (9.0, -3.0)):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        model.weight.grad = torch.full((1, 1), 50.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        norm = minimize(3 * model.weight.sum(), optimizer, model, "here", limit=limit)
+        assert norm == pytest.approx(3.0) and model.weight.item() == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(FloatingPointError, match=r"^here: the loss is nan"):
+        minimize(model.weight.sum() * math.nan, optimizer, model, "here", limit=1.0)
+    assert model.weight.item() == pytest.approx(-3.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -85,6 +134,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(value):
     assert all((weight == 0).all() for weight in weights) and not optimizer.state
 
 
+SAMPLING = {"ppo", "rloo", "grpo", "online dpo", "rejection"}  # loops that write their own answers
 PROMPTS = ["Why?", "What is a token?", "Thanks."]
 
 
@@ -92,7 +142,15 @@ def length(prompts, responses):
     return [float(len(response)) for response in responses]
 
 
-@pytest.fixture(params=["sft", "reward", "dpo", "ppo"])
+ONLINE = {
+    "rloo": group_policy.rloo,
+    "grpo": partial(group_policy.grpo, epochs=1),
+    "online dpo": online_dpo.train,
+    "rejection": partial(rejection.train, epochs=1),
+}
+
+
+@pytest.fixture(params=["sft", "reward", "dpo", "ppo", *ONLINE])
 def stage(request, tokenizer, taught, pairs):
     """(name, model, start): start(**options) trains the model for three steps, one update each."""
     model = taught()
@@ -108,6 +166,9 @@ def stage(request, tokenizer, taught, pairs):
             return reward.train(model, pairs, **three)
         if request.param == "dpo":
             return dpo.train(model, pairs, tokenizer=tokenizer, **three)
+        if request.param in ONLINE:
+            three = {"steps": 3, "batch_size": 8, "max_new_tokens": 6, "unfinished_score": None, **options}
+            return ONLINE[request.param](model, length, PROMPTS, tokenizer=tokenizer, **three)
         three |= {"steps": 3, "epochs": 1, "batch_size": 8, "minibatch_size": 8, "max_new_tokens": 6}
         return ppo.train(model, length, PROMPTS, tokenizer=tokenizer, **three)
 
@@ -118,7 +179,7 @@ def test_every_stage_counts_its_steps_and_lowers_its_rate(stage):
     name, _, start = stage
     records = list(start(learning_rate=0.01, warmup=0.0))
     assert [(record.step, record.steps) for record in records] == [(1, 3), (2, 3), (3, 3)]
-    shares = [1, 2 / 3, 1 / 3] if name == "ppo" else [1, 1, 0.5]  # PPO's decay is linear
+    shares = [1, 2 / 3, 1 / 3] if name in SAMPLING else [1, 1, 0.5]  # their decay is linear
     assert [record.learning_rate for record in records] == pytest.approx([0.01 * share for share in shares])
     numbers = [value for record in records for value in record if not isinstance(value, tuple)]
     assert all(type(value) in (int, float) for value in numbers) and len(numbers) >= 3 * 7
@@ -145,9 +206,9 @@ def test_every_stage_names_itself_and_the_step_when_weights_are_broken(stage):
     next(run)
     with torch.no_grad():
         next(model.parameters())[0] = math.nan  # the embedding of the token that begins every text
-    error = ValueError if name == "ppo" else FloatingPointError
-    match = "^ppo, step 2: the model gave non-finite logits" if name == "ppo" else f"^{name}, step 2: the loss is nan"
-    with pytest.raises(error, match=match):
+    error = ValueError if name in SAMPLING else FloatingPointError
+    match = "the model gave non-finite logits" if name in SAMPLING else "the loss is nan"
+    with pytest.raises(error, match=f"^{name}, step 2: {match}"):
         next(run)
 
 

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from picollm_lite.stages.best_of_n import expected_best
 from picollm_lite.stages.ppo import PPOStep
 from picollm_lite.stages.sampling import Sample
 from picollm_lite.ui.explorers.charts import Chart, chart_view
@@ -18,7 +19,6 @@ from picollm_lite.ui.explorers.sliders import (
     best_of_n,
     beta_slider,
     beta_view,
-    expected_best,
     kl_budget,
     kl_budget_view,
     sweep_rows,

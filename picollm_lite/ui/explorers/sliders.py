@@ -9,6 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 from scipy.special import expit
 
+from picollm_lite.stages.best_of_n import expected_best, kl_bound
 from picollm_lite.stages.ppo import PPOStep
 from picollm_lite.stages.sampling import Sample
 from picollm_lite.ui.explorers.charts import Chart, chart_view
@@ -144,7 +145,7 @@ def best_of_n_view(drawn: Drawn, n: int, example: int = 0) -> View:
     """Expected proxy and gold of the best of n by proxy, how far that moves the policy, and one prompt's winner."""
     N = drawn.proxy.shape[1]
     x = np.arange(1, N + 1)
-    bound = np.log(x) - (x - 1) / x
+    bound = kl_bound(x)
     rewards = {"proxy": drawn.expected_proxy, "gold": drawn.expected_gold}
     charts = [
         Chart("expected reward", rewards, x, "n", n),
@@ -159,23 +160,6 @@ def best_of_n_view(drawn: Drawn, n: int, example: int = 0) -> View:
         f"Question: {drawn.prompts[example]}\n"
         f"Of the first {n} stored answers, number {winner + 1} wins ({scores}): {drawn.texts[example][winner]}",
     )
-
-
-def expected_best(proxy: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Expected value of the sample with the highest proxy among n = 1 to N: (P, N), (P, N) -> (N,), mean over prompts.
-
-    Exact, over all subsets of n out of N: the i-th best is the best of C(N-i, n-1) of them. Ties are broken evenly.
-    """
-    N = proxy.shape[1]
-    share = np.array(
-        [[math.comb(N - i, n - 1) / math.comb(N, n) for n in range(1, N + 1)] for i in range(1, N + 1)]
-    )  # (N, N): rank, n
-    total = np.zeros(N)
-    for scores, row in zip(proxy, values, strict=True):
-        _, tied, counts = np.unique(-scores, return_inverse=True, return_counts=True)
-        evened = (np.bincount(tied, row) / counts)[tied]
-        total += evened[np.argsort(tied)] @ share
-    return total / len(proxy)
 
 
 def _said(row: Checkpointed) -> str:
