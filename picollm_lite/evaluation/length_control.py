@@ -44,19 +44,19 @@ def length_controlled_win_rate(
         raise ValueError(f"expected points in [0, 1], got values from {y.min():g} to {y.max():g}")
     raw = prompt_interval(prompts, y, seed=seed)
     difference = np.array([len(text.split()) - len(other.split()) for text, other in zip(a, b, strict=True)])
-    d = np.tanh(difference / (difference.std() or 1.0))  # (N,)
+    spread = difference.std()
+    d = np.tanh(difference / spread) if spread else np.zeros(len(y))  # (N,)
     place, names = pd.factorize(np.array(prompts, dtype=object))
     n = len(names)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=metrics.RESAMPLES)  # (R, prompts)
-    weights = np.vstack([np.ones(n), draws])[:, place] / np.bincount(place)[place]  # (1 + R, N)
-    fits = _fit(d, y, weights)
-    rates = expit(fits[:, 0])
-    return LengthControl(
-        Interval(*map(float, (rates[0], *np.percentile(rates[1:], [2.5, 97.5])))), raw, float(fits[0, 1])
-    )
+    share = 1 / np.bincount(place)[place]  # (N,)
+    ((theta, phi),) = _fit(d, y, share[None], start=np.zeros(2))
+    thetas = _fit(d, y, share * draws[:, place], start=np.array([theta, phi]))[:, 0]  # (R,)
+    controlled = Interval(*map(float, expit([theta, *np.percentile(thetas, [2.5, 97.5])])))
+    return LengthControl(controlled, raw, float(phi))
 
 
-def _fit(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _fit(d: np.ndarray, y: np.ndarray, weights: np.ndarray, *, start: np.ndarray) -> np.ndarray:
     """(theta, phi) of a weighted logistic regression of y on d for each row of weights (R, N), all at once: (R, 2).
 
     Newton's method; where a step would not lower the loss, half of it is tried next. scikit-learn fits one row at a
@@ -69,7 +69,7 @@ def _fit(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         z = fits @ X  # (R, N)
         return (weights * (np.logaddexp(0, z) - y * z)).sum(axis=1) + RIDGE / 2 * (fits**2).sum(axis=1)
 
-    fits, share = np.zeros((len(weights), 2)), np.ones(len(weights))
+    fits, share = np.tile(start, (len(weights), 1)), np.ones(len(weights))
     losses = loss(fits)
     for _ in range(MAX_STEPS):
         p = expit(fits @ X)  # (R, N)
