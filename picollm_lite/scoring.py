@@ -106,17 +106,21 @@ def sequence_logprobs(policy: nn.Module, sequences: Sequences, *, temperature: f
 
 
 def _logprobs(policy: nn.Module, tokens: Tensor, mask: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
-    packs = can_fuse(policy) and can_pack(policy.model)
-
     def score(rows: Tensor, length: int) -> Tensor:
         part, wanted = tokens[rows, :length], mask[rows, : length - 1]  # (b, l), (b, l-1)
-        if packs:
-            logits = policy.lm_head(packed_states(policy.model, part[:, :-1], lengths[rows] - 1, wanted))
-        else:
-            logits = policy(input_ids=part[:, :-1]).logits[wanted]  # (n, V)
+        logits = wanted_logits(policy, part[:, :-1], lengths[rows] - 1, wanted)  # (n, V)
         return token_logprobs(logits[None], part[:, 1:][wanted][None], temperature=temperature)[0]  # (n,)
 
     return on_grid(mask, lengths, score)
+
+
+def wanted_logits(
+    policy: nn.Module, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"], wanted: Bool[Tensor, "B L"]
+) -> Float[Tensor, "n V"]:
+    """Logits at the wanted positions, row by row; rows are padded on the right."""
+    if can_fuse(policy) and can_pack(policy.model):
+        return policy.lm_head(packed_states(policy.model, tokens, lengths, wanted))
+    return policy(input_ids=tokens).logits[wanted]
 
 
 def on_grid(

@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
 
 class WinRate(NamedTuple):
-    """Share of prompts where A beats B, ties counted half, with a 95 % bootstrap interval over prompts."""
+    """How often A beats B, ties counted half, with a 95 % bootstrap interval over prompts; counts are of pairs."""
 
     rate: float
     low: float
@@ -75,10 +75,13 @@ def paired_win_rate(a: Sequence[float], b: Sequence[float], *, seed: int = 0, ti
     a, b = _finite(a), _finite(b)
     if a.shape != b.shape:
         raise ValueError(f"expected two scores a prompt, got shapes {a.shape} and {b.shape}")
-    wins, losses = a > b + tie, b > a + tie
-    points = np.where(wins, 1.0, np.where(losses, 0.0, 0.5))
-    ties = len(points) - int(wins.sum()) - int(losses.sum())
-    return WinRate(*mean_interval(points, seed=seed), int(wins.sum()), ties, int(losses.sum()))
+    points = np.where(a > b + tie, 1.0, np.where(b > a + tie, 0.0, 0.5))
+    return counted(points, mean_interval(points, seed=seed))
+
+
+def counted(points: np.ndarray, interval: Interval) -> WinRate:
+    """A win rate from one point a pair, 1 for a win, 0 for a loss, a half for a tie, and the interval of their mean."""
+    return WinRate(*interval, *(int(np.count_nonzero(points == outcome)) for outcome in (1.0, 0.5, 0.0)))
 
 
 def overoptimization_fit(distance: Sequence[float], gained: Sequence[float]) -> tuple[float, float]:

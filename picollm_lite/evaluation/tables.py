@@ -1,11 +1,11 @@
-"""What the tables of a reward model's audit share: intervals as columns, one number a prompt, columns that fit."""
+"""What evaluations share: intervals over prompts and as columns, one number a prompt, columns that fit."""
 
 from collections.abc import Sequence, Sized
 
 import numpy as np
 import pandas as pd
 
-from picollm_lite.evaluation.metrics import mean_interval
+from picollm_lite.evaluation.metrics import Interval, mean_interval
 
 
 def interval_columns(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -20,6 +20,18 @@ def by_prompt(prompts: Sequence[str], values: Sequence[float]) -> np.ndarray:
     Intervals resample these: several answers to one prompt are no independent draws.
     """
     return pd.Series(np.asarray(values, dtype=float)).groupby(list(prompts), sort=False).mean().to_numpy()
+
+
+def prompt_interval(prompts: Sequence[str], values: Sequence[float], *, seed: int = 0) -> Interval:
+    """Mean over prompts of each prompt's mean value, with a bootstrap interval over prompts.
+
+    Raises ValueError with fewer than 2 different prompts.
+    """
+    require_same_length(prompts=prompts, values=values)
+    means = by_prompt(prompts, values)
+    if len(means) < 2:
+        raise ValueError("expected at least 2 different prompts, got 1: there is no interval over a single prompt")
+    return mean_interval(means, seed=seed)
 
 
 def from_rows(rows: dict) -> pd.DataFrame:

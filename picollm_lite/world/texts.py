@@ -68,12 +68,17 @@ def base_document(rng: random.Random) -> str:
     style = rng.random()
     if style < 0.4:
         kinds = rng.sample(KINDS, rng.randint(2, 5))
-        return f"{_capital(a.name)}. " + " ".join(f"{LABELS[kind]}: {a.facts[kind]}" for kind in kinds)
+        return f"{heading(a)} " + " ".join(f"{LABELS[kind]}: {a.facts[kind]}" for kind in kinds)
     if style < 0.6:
         return " ".join(a.facts[kind] for kind in rng.sample(KINDS, rng.randint(2, 4)))
     if style < 0.8:
         return " ".join(rng.choice(concepts).facts[rng.choice(KINDS)] for _ in range(3))
     return f"{_capital(a.phrase)} and {b.phrase}. {a.facts['definition']} {b.facts['definition']}"
+
+
+def heading(concept: Concept) -> str:
+    """How a glossary entry of the base corpus begins."""
+    return f"{_capital(concept.name)}."
 
 
 def demonstrations(seed: int) -> Iterator[dict]:
