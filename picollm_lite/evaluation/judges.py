@@ -100,9 +100,9 @@ def both_orders(
 
 
 def recorded_judge(pairs: Sequence[AnswerPair], votes: Sequence[Vote]) -> Judge:
-    """One person's labels, such as `widget_votes` reads them, as a judge of the texts that were labelled.
+    """One person's labels, such as `widget_votes` reads them, as a judge of the texts that were labeled.
 
-    A pair labelled in one order only gets the same answer preferred in the other; one labelled again keeps its first
+    A pair labeled in one order only gets the same answer preferred in the other; one labeled again keeps its first
     label. The judge raises LookupError for a pair without a label, which a skip is not. Raises ValueError for votes of
     several annotators, and as `vote_table` does.
     """

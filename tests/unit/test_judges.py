@@ -142,7 +142,7 @@ def recorded(*votes, annotator="ann"):
     return recorded_judge(pairs, [Vote(pair, annotator, *rest) for pair, *rest in votes])
 
 
-def test_recorded_labels_judge_the_texts_that_were_labelled():
+def test_recorded_labels_judge_the_texts_that_were_labeled():
     judge = recorded(("p", "a", "a"), ("q", "b", "b"), ("r", "tie", ""))
     assert [judge("p?", "p yes", "p no"), judge("q?", "q yes", "q no"), judge("r?", "r yes", "r no")] == [
         "a",
@@ -156,7 +156,7 @@ def test_recorded_labels_judge_the_texts_that_were_labelled():
     ]
 
 
-def test_a_pair_labelled_in_both_orders_has_two_verdicts_and_the_first_of_each_counts():
+def test_a_pair_labeled_in_both_orders_has_two_verdicts_and_the_first_of_each_counts():
     judge = recorded(("p", "skip", "b"), ("p", "a", "a"), ("p", "b", "b"), ("p", "b", "a"))
     assert judge("p?", "p yes", "p no") == "a"  # p yes stood first, and was preferred
     assert judge("p?", "p no", "p yes") == "a"  # p no stood first, and was preferred
