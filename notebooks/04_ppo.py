@@ -141,14 +141,14 @@ def kl_estimators(logp, ref_logp):
 
 
 # %% [markdown]
-# To compare them we need a policy that differs from the reference: the shipped PPO model, on answers of its own.
+# To compare them we need a policy that differs from its reference: the shipped PPO model, on answers of its own, and the shipped SFT model that it started from.
 
 # %%
-trained, _ = load_policy(CHECKPOINTS / "ppo", device=DEVICE)
+trained, origin = (load_policy(CHECKPOINTS / name, device=DEVICE)[0] for name in ("ppo", "sft"))
 away = left_align(respond(trained, tokenizer, questions, seed=SEED).rollout)
 with torch.no_grad():
-    away_ref_logp = sequence_logprobs(ref, away)
-    exact = kl_exact(*(model(input_ids=away.tokens[:, :-1]).logits for model in (trained, ref)))  # (B, T)
+    away_ref_logp = sequence_logprobs(origin, away)
+    exact = kl_exact(*(model(input_ids=away.tokens[:, :-1]).logits for model in (trained, origin)))  # (B, T)
 estimates = dict(zip(("k1", "k2", "k3"), kl_estimators(away.logp, away_ref_logp), strict=True))
 for kernel, mine in zip((kl_k1, kl_k2, kl_k3), estimates.values(), strict=True):
     torch.testing.assert_close(kernel(away.logp, away_ref_logp), mine)
