@@ -438,7 +438,8 @@ def half_width(doses):
 
 by_noise, by_size, by_careful, by_annotator = map(means, (noise, size, careful_size, annotators))
 check("more noise is never better, within the interval of a run", (np.diff(by_noise) < half_width(noise)).all())
-check("40 % noise costs more than half of what DPO gains", by_noise["0.4"] - 0.5 < (by_noise["0.0"] - 0.5) / 2)
+check("with 20 % noise, more than half of what DPO gains is left", by_noise["0.2"] - 0.5 > (by_noise["0.0"] - 0.5) / 2)
+check("with 40 %, less than half", by_noise["0.4"] - 0.5 < (by_noise["0.0"] - 0.5) / 2)
 check(
     "careful labels: more pairs are never worse, within the interval of a run",
     (np.diff(by_careful) > -half_width(careful_size)).all(),
@@ -448,10 +449,14 @@ check("the panel's labels: 10,000 pairs are worse than 5,000", by_size["10000"] 
 check(
     "the careful annotator alone makes a better policy than the panel", by_annotator["careful"] > by_annotator["panel"]
 )
+check(
+    "alone, the hurried one, the length lover and the contrarian each make a policy worse than SFT",
+    by_annotator[["hurried", "length_lover", "contrarian"]].max() < 0.5,
+)
 
 # %% [markdown]
-# DPO forgives noise: it has no direction, and averages out. Bias has one. On the same pairs, careful labels go on paying, while beyond 5,000 of the panel's the policy gets worse: it has learned what is good, and now learns what the panel likes. (That is why we
-# stopped at 5,000 above.) More data does not mend a bias, it teaches it.
+# With a fifth of the labels wrong at random, most of what DPO gains is still there: noise has no direction, and averages out. Bias has one. On the same pairs, careful labels go on paying, while beyond 5,000 of the panel's the policy gets worse: it has learned
+# what is good, and now learns what the panel likes. (That is why we stopped at 5,000 above.) More data does not mend a bias, it teaches it. And look at the annotators alone: three of the five make a policy that is worse than the one it started from.
 #
 # One point of it live: 1,000 pairs, labeled anew by the panel with a seed that is not among the stored ones, against the stored runs of that size.
 
@@ -532,7 +537,7 @@ print(f"saved {folder.parent.name}/{folder.name}")
 # - The best policy for reward $r$ at KL price $\beta$ is $\pi_{ref}\,e^{r/\beta}/Z$. Read backwards, a policy *is* a reward, and Bradley-Terry on it is DPO.
 # - $Z(x)$ cancels because both answers share the prompt. At the start every pair costs $\ln 2$.
 # - Only the margin is trained: chosen answers may lose log-prob while everything works.
-# - Noise in the labels costs less than bias; more pairs help only as far as the labels are right.
+# - Noise in the labels averages out. Bias is learned, and the better the more pairs there are.
 # - $\beta$ sets the distance. The family differs in what it does with large margins, label noise, length and the reference.
 # - DPO beats SFT with one loss and no sampling, from 5,000 of the 12,000 labels that PPO's reward model had.
 #
