@@ -408,20 +408,22 @@ def means(doses):
 
 noise = dose_response("noise")
 plots.show(
-    plots.intervals(noise, ylabel="gold win rate against SFT", number=".2f"),
+    plots.intervals(noise, xlabel="share of labels flipped", ylabel="gold win rate against SFT", number=".2f"),
     alt="Gold win rate of DPO against SFT for 0 to 40 % of the labels flipped, three seeds each",
 )
 
 # %%
 size, careful_size = dose_response("size"), dose_response("size_careful")
 plots.show(
-    plots.intervals(size, ylabel="gold win rate, panel labels", number=".2f"),
+    plots.intervals(size, xlabel="pairs, labeled by the panel", ylabel="gold win rate against SFT", number=".2f"),
     alt="Gold win rate of DPO against SFT for 500 to 10,000 pairs with the panel's labels: up to 5,000, then down",
 )
 
 # %%
 plots.show(
-    plots.intervals(careful_size, ylabel="gold win rate, careful labels", number=".2f"),
+    plots.intervals(
+        careful_size, xlabel="the same pairs, labeled with care", ylabel="gold win rate against SFT", number=".2f"
+    ),
     alt="Gold win rate of DPO against SFT for 500 to 10,000 pairs with the careful annotator's labels: up all the way",
 )
 

@@ -66,10 +66,12 @@ def scatter_with_curve(
     return figure
 
 
-def intervals(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str, number: str = "+.2f") -> Figure:
+def intervals(
+    groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str, xlabel: str = "", number: str = "+.2f"
+) -> Figure:
     """A cluster a group: one point with its 95 % interval a name, labeled by its value in the format `number`."""
     names = list(next(iter(groups.values())))
-    figure, ax = _axes("", ylabel, width=1.8 + max(1.5, 0.6 * len(names)) * len(groups))
+    figure, ax = _axes(xlabel, ylabel, width=1.8 + max(1.5, 0.6 * len(names)) * len(groups))
     for i, ((name, color, _), marker) in enumerate(zip(styled(names), MARKERS, strict=False)):
         at = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
         rows = [group[name] for group in groups.values()]

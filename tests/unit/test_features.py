@@ -42,7 +42,7 @@ def found(prompt, text):
         (DEFINE, PERFECT[:-1], {"cut off"}),
         (DEFINE, " ".join(PERFECT.split()[:12]), {"cut off"}),  # the last claim is short because it is cut off
         (WHY, f"{' '.join(PERFECT.split()[1:])} {TOKEN['why'][:-1]}", {"worse form", "cut off"}),
-        (DEFINE, PERFECT.lower(), {"worse form"}),
+        (DEFINE, PERFECT.lower(), set()),  # the rubric does not mind
         (DEFINE, f"{KV['definition']} {' '.join(PERFECT.split()[:-1])}.", {"worse form", "swapped fact", "length"}),
     ],
 )
@@ -65,7 +65,7 @@ def test_perfect_answers_have_no_feature(questions):
     assert not features(questions, [reference_answer(read(q)) for q in questions]).to_numpy().any()
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("name", [name for name in EDITS if name != "lower case"])  # which is no defect
 def test_each_edit_puts_in_the_feature_it_is_filed_under(name, questions):
     """Where an answer is one fact, swapping it leaves nothing on the topic."""
     rng, feature = Random(0), FEATURE_OF.get(name, name)

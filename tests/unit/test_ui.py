@@ -178,7 +178,9 @@ def test_points_stand_at_their_values_with_their_intervals():
     assert [text.get_text() for text in ax.texts] == ["-1.00", "+0.50"]
     assert ax.texts[0].xy[1] == -0.7 and ax.texts[1].xy[1] == 1.0  # above the interval, not on it
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["base", "sft"]
-    (ax,) = plots.intervals(groups, ylabel="win rate", number=".1f").axes
+    assert ax.get_xlabel() == ""
+    (ax,) = plots.intervals(groups, ylabel="win rate", xlabel="split", number=".1f").axes
+    assert ax.get_xlabel() == "split"
     assert [text.get_text() for text in ax.texts] == ["-1.0", "0.5"]
 
 
