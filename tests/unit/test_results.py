@@ -34,6 +34,17 @@ def test_every_seed_is_run_and_counted(sample, capfd):
     assert (sample / "01_sample.ipynb").read_bytes() == before
 
 
+def test_a_notebook_that_fails_loses_nothing_of_what_came_before(sample, capfd):
+    cells = [new_code_cell(source) for source in (SEEDED, CLAIMS, "assert SEED != 3", 'check("got to the end", True)')]
+    cells[3].source = "from picollm_lite.ui.claims import check\n" + cells[3].source
+    nbformat.write(new_notebook(cells=cells), sample / "01_sample.ipynb")
+    assert results.main(["--seeds", "3", "4", "--into", str(sample / "results.md")]) == 0
+    table = (sample / "results.md").read_text()
+    assert "| 01 | the seed is small | 2 of 2 | ok | ok |" in table
+    assert "| 01 | got to the end | 1 of 2 | not run | ok |" in table
+    assert "seed 3: 01_sample: code cell 3 failed: assert SEED != 3" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("sources", [["seed = 0"], ["SEED = 0", "SEED = 1"], ["SEED = 0\nSEED = 1"]])
 def test_a_notebook_sets_its_seed_in_one_line(sources):
     nb = new_notebook(cells=[new_code_cell(source) for source in sources])
