@@ -1,7 +1,5 @@
 """What a report card says, section by section, as blocks of a page."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from picollm_lite.evaluation.data_files import DataFile
@@ -36,9 +34,7 @@ def title(card: Card) -> str:
 
 def sections(card: Card) -> list[Block]:
     """The whole card, in order."""
-    parts: tuple[Callable[[Card], list[Block]], ...] = (
-        *(_environment, _data, _checkpoints, _suite, _splits, _frontier, _audit, _samples, _failures),
-    )
+    parts = (_environment, _data, _checkpoints, _suite, _splits, _frontier, _audit, _samples, _failures)
     return [Heading(title(card), 1), *(block for part in parts for block in part(card))]
 
 

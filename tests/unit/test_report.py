@@ -1,4 +1,4 @@
-"""The report card on tiny models: its numbers are those of the metrics, its pages are safe, and it is all or nothing."""
+"""The report card on tiny models: its numbers are those of the metrics, its pages are safe, it is all or nothing."""
 
 import re
 from copy import deepcopy
@@ -109,7 +109,7 @@ def test_numbers_are_those_of_the_metrics(card, folders):
     assert got.splits["seen"]["gold"] == pytest.approx(mean_interval(gold[:3]))
     assert got.splits["seen"]["win rate"] == pytest.approx(paired_win_rate(gold[:3], ref_gold[:3]))
     assert got.splits["held out"] is None
-    assert got.rises.equals(exploited(*sides[:1], ref_said.texts, said.texts))
+    assert got.rises.equals(exploited(ASKED, ref_said.texts, said.texts))
     assert {"kl", "win rate", "length-controlled"}.isdisjoint(card.ref.numbers) and card.ref.rises is None
 
 
@@ -164,14 +164,9 @@ def test_failures_are_what_rose_and_the_worst_answers(card):
     rises = card.checkpoints[0].rises.assign(rise=0.0)
     text = as_markdown(sections(replace(card, checkpoints=[replace(card.checkpoints[0], rises=rises)])), "page.html")
     assert "No feature became more common." in text
-    rises.loc["flattery", ["before", "after", "rise", "rise low", "rise high", "certain"]] = (
-        0.1,
-        0.6,
-        0.5,
-        0.2,
-        0.8,
-        True,
-    )
+    for column, value in {"before": 0.1, "after": 0.6, "rise": 0.5, "rise low": 0.2, "rise high": 0.8}.items():
+        rises.loc["flattery", column] = value
+    rises["certain"] = True
     gold, texts = card.checkpoints[0].gold.copy(), [f"text {n}" for n in range(8)]
     gold[[6, 1, 3]] = -9, -8, -7
     changed = replace(card.checkpoints[0], rises=rises, gold=gold, texts=texts)
