@@ -62,7 +62,7 @@ def data_card(
     }
     sections = [
         "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---",
-        f"# {_escape(title)}",
+        f"# {markdown_text(title)}",
         "Intervals are 95 %. Numbers that the data cannot give are marked as unknown.",
         "## How it was collected",
         collected.strip(),
@@ -155,9 +155,9 @@ def _cell(value: object) -> str:
         return "unknown" if value != value else f"{round(value, 3) + 0.0:g}"  # + 0.0: no "-0"
     if isinstance(value, tuple):
         return ", ".join(map(_cell, value)) or "nothing"
-    return _escape(str(value))
+    return markdown_text(str(value))
 
 
-def _escape(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text of one line that Markdown and HTML show as it is."""
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -45,10 +45,18 @@ def drift(
     answer cut off at `max_new_tokens` counts as far as it goes. Pass `ref_tokenizer` where the reference brings its
     own. Raises ValueError for fewer than 2 different prompts and for another tokenizer or vocabulary.
     """
-    if len(set(prompts)) < 2:
-        raise ValueError(f"expected at least 2 different prompts, got {len(set(prompts))}: no interval without them")
     require_same_tokens(policy, ref, tokenizer, ref_tokenizer or tokenizer)
-    sequences = left_align(respond(policy, tokenizer, prompts, seed=seed, max_new_tokens=max_new_tokens).rollout)
+    _require_prompts(prompts)
+    sample = respond(policy, tokenizer, prompts, seed=seed, max_new_tokens=max_new_tokens).rollout
+    return drift_of(policy, ref, prompts, left_align(sample), seed=seed)
+
+
+@torch.no_grad()
+def drift_of(
+    policy: nn.Module, ref: nn.Module, prompts: Sequence[str], sequences: Sequences, *, seed: int = 0
+) -> Drift:
+    """As `drift`, on answers that `policy` has given already, at temperature 1, one a prompt in this order."""
+    _require_prompts(prompts)
     ref_logp = sequence_logprobs(ref, sequences)  # (B, L-1)
     grids = (kl_k1(sequences.logp, ref_logp), kl_k3(sequences.logp, ref_logp), _exact(policy, ref, sequences))
     k1, k3, exact = (grid.double().sum(1).cpu().numpy() for grid in grids)  # (B,) each
@@ -71,6 +79,11 @@ def require_same_tokens(
     sizes = [model.get_output_embeddings().weight.shape[0] for model in (policy, ref)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"expected logits over one vocabulary, got {sizes[0]} and {sizes[1]} tokens: {what_to_do}")
+
+
+def _require_prompts(prompts: Sequence[str]) -> None:
+    if len(set(prompts)) < 2:
+        raise ValueError(f"expected at least 2 different prompts, got {len(set(prompts))}: no interval without them")
 
 
 def _exact(policy: nn.Module, ref: nn.Module, sequences: Sequences) -> Tensor:

@@ -100,7 +100,7 @@ def line_chart(
     xrange = xlimits or span([x for line in shown.values() for x in line.x])
     plot = Plot(left, TOP, right - left, height - TOP - BOTTOM, xrange, yrange)
     parts = [line_of_text(2, 13, shorten(title, int(width / 7)), size=12, bold=True)]
-    parts += [_axes(plot, marks, xlabel, digits), _inside(plot, list(shown.values()), ticks, marker)]
+    parts += [axes(plot, marks, xlabel, digits), _inside(plot, list(shown.values()), ticks, marker)]
     parts.append(_ends(plot, list(shown.values()), labels))
     if not shown:
         parts.append(line_of_text(left + plot.width / 2, TOP + plot.height / 2, "no values yet", anchor="middle"))
@@ -136,7 +136,8 @@ def _place(value: float, digits: int) -> str:
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e5 else number(value, digits)
 
 
-def _axes(plot: Plot, marks: list[tuple[float, str]], xlabel: str, digits: int) -> str:
+def axes(plot: Plot, marks: list[tuple[float, str]], xlabel: str, digits: int) -> str:
+    """Grid lines with their numbers at `marks`, and the x axis with its ends and its name."""
     bottom, right = TOP + plot.height, plot.left + plot.width
     first, last = (_place(value, digits) for value in plot.xrange)
     room = int(plot.width / CHARACTER) - len(first) - len(last) - 2
