@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from picollm_lite.chat import encode_prompt, user
 from picollm_lite.stages.best_of_n import best, best_of_n_kl, curve, draw, expected_best, kl_bound, level_masses
 
+from .loops import length
+
 PROMPTS = ["What is a token?", "Why?", "Thanks."]
 N = np.arange(1, 6)
 # A policy of five answers, two of which share a score.
 P, SCORES = np.array([0.4, 0.1, 0.2, 0.05, 0.25]), np.array([1.0, 3.0, 2.0, 3.0, 0.0])
-
-
-def length(prompts, responses):
-    return [float(len(response)) for response in responses]
 
 
 def enumerated(n):

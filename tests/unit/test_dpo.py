@@ -24,6 +24,8 @@ from picollm_lite.kernels.losses import (
 from picollm_lite.stages import dpo
 from picollm_lite.stages.dpo import PairLogprobs, evaluate, pair_logprobs, pair_loss, reference_logprobs, train
 
+from .loops import weights
+
 LN2, LN3 = math.log(2), math.log(3)
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Thanks."]
 # At step 1, where the policy is the reference and every log-ratio is 0; None where log-probs themselves count.
@@ -54,10 +56,6 @@ def start(taught, tokenizer, pairs):
 @pytest.fixture
 def pad(tokenizer):
     return tokenizer.pad_token_id
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()

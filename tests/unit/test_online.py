@@ -12,6 +12,8 @@ from picollm_lite.chat import answer
 from picollm_lite.stages import group_policy, online, online_dpo, ppo, rejection
 from picollm_lite.stages.online import OnlineConfig, turns
 
+from .loops import brevity, length, plain, says_token, weights
+
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "What is a unit of text?", "Thanks."]
 SMALL = {"steps": 2, "batch_size": 16, "group_size": 4, "max_new_tokens": 7, "learning_rate": 0.01, "warmup": 0.1}
 SMALL |= {"unfinished_score": -3.0, "seed": 0}
@@ -21,27 +23,6 @@ LOOPS = {
     "online dpo": (online_dpo.train, {"beta": 0.1}),
     "rejection": (rejection.train, {"minibatch_size": 2, "epochs": 2}),
 }
-
-
-def length(prompts, responses):
-    return [float(len(response)) for response in responses]
-
-
-def brevity(prompts, responses):
-    return [-len(response) / 10 for response in responses]
-
-
-def says_token(prompts, responses):
-    return [float("token" in response) for response in responses]
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def plain(records):
-    """Records without what may be NaN, which equals nothing."""
-    return [record._replace(gold=0.0, samples=()) for record in records]
 
 
 @pytest.fixture(params=LOOPS)

@@ -12,14 +12,12 @@ from picollm_lite.stages import online_dpo
 from picollm_lite.stages.online import turns
 from picollm_lite.stages.online_dpo import OnlineDPOConfig, best_and_worst, train
 
+from .loops import length
+
 LN2 = math.log(2)
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Thanks."]
 SMALL = {"steps": 1, "batch_size": 16, "group_size": 4, "max_new_tokens": 7, "unfinished_score": None, "seed": 0}
 SMALL |= {"learning_rate": 0.01, "warmup": 0.0, "beta": 0.1}
-
-
-def length(prompts, responses):
-    return [float(len(response)) for response in responses]
 
 
 @pytest.fixture

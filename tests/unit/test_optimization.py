@@ -23,6 +23,8 @@ from picollm_lite.stages.optimization import (
     moved,
 )
 
+from .loops import length
+
 
 def rates(steps, warmup, after=0):
     """The learning rate of each step, at a full rate of 1."""
@@ -136,10 +138,6 @@ def test_a_gradient_that_is_not_finite_moves_nothing(value):
 
 SAMPLING = {"ppo", "rloo", "grpo", "online dpo", "rejection"}  # loops that write their own answers
 PROMPTS = ["Why?", "What is a token?", "Thanks."]
-
-
-def length(prompts, responses):
-    return [float(len(response)) for response in responses]
 
 
 ONLINE = {

@@ -15,32 +15,13 @@ from picollm_lite.scoring import Sequences
 from picollm_lite.stages import ppo
 from picollm_lite.stages.ppo import Experience, PPOConfig, accumulate, adapted_kl_coef, collect, train
 
+from .loops import brevity, length, plain, says_token, weights
+
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "What is a unit of text?", "Thanks."]
 SMALL = {"steps": 3, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 7}
 # The defaults are for the course's model and may change with it.
 SMALL |= {"epochs": 2, "learning_rate": 1e-4, "critic_learning_rate": 5e-4, "warmup": 0.1, "kl_coef": 0.05}
 SMALL |= {"gamma": 1.0, "lam": 0.95, "clip": 0.2, "value_clip": 0.2, "unfinished_score": -3.0, "seed": 0}
-
-
-def length(prompts, responses):
-    return [float(len(response)) for response in responses]
-
-
-def brevity(prompts, responses):
-    return [-len(response) / 10 for response in responses]
-
-
-def says_token(prompts, responses):
-    return [float("token" in response) for response in responses]
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def plain(records):
-    """Records without what may be NaN, which equals nothing."""
-    return [record._replace(gold=0.0, samples=()) for record in records]
 
 
 @pytest.fixture

@@ -9,18 +9,12 @@ import torch
 from picollm_lite.stages import rejection
 from picollm_lite.stages.rejection import keep_best, keep_random, train
 
+from .loops import brevity, length
+
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Thanks."]
 SMALL = {"steps": 1, "batch_size": 16, "group_size": 4, "max_new_tokens": 7, "unfinished_score": None, "seed": 0}
 SMALL |= {"learning_rate": 0.01, "warmup": 0.0, "minibatch_size": 4, "epochs": 1}
 SCORES = torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, 0.0]])
-
-
-def length(prompts, responses):
-    return [float(len(response)) for response in responses]
-
-
-def brevity(prompts, responses):
-    return [-len(response) / 10 for response in responses]
 
 
 @pytest.fixture

@@ -13,15 +13,13 @@ from picollm_lite.models import RewardModel
 from picollm_lite.stages import reward
 from picollm_lite.stages.reward import center, evaluate, off_prompt_answers, score_pairs, train
 
+from .loops import weights
+
 
 @pytest.fixture
 def new(tiny_model, tokenizer):
     """A new reward model; the same one each time. Options go to the model's config."""
     return lambda **config: RewardModel.from_policy(tiny_model(**config), tokenizer)
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def score_of(reward_model, tokens):

@@ -11,6 +11,8 @@ from picollm_lite.data import Batch, collate
 from picollm_lite.stages import sft
 from picollm_lite.stages.sft import batch_loss, evaluate, train
 
+from .loops import weights
+
 PAIRS = [
     ("What is a token?", "A token is a unit of text."),
     ("Why?", "It splits words."),
@@ -31,10 +33,6 @@ def demos(tokenizer):
 @pytest.fixture
 def pad(tokenizer):
     return tokenizer.pad_token_id
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def losses(records):
