@@ -4,58 +4,84 @@
 
 Each seed is a course of its own: what one notebook trains, the next ones use. A claim that fails is counted, and the
 notebook goes on. Seeds run side by side, one a core and with one thread each: that is a third faster than one by one.
+
+A seed's checkpoints, and in `results.json` what came out, stay in `outputs/results/seed-N/`. So `--only` runs one
+notebook again, or a new one, on what the others have left there, and the table is still of all of them.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import platform
 import re
+import shutil
 import sys
-import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import torch
 import transformers
 
 from picollm_lite import course, paths
+from picollm_lite.files import replace_file
 
 SEED_LINE = re.compile(r"^SEED = \d+$", re.M)
 CLAIM = re.compile(r"^CLAIM (ok|failed): (.*)$", re.M)
 MEASURED = re.compile(r"^MEASURED (.*): ([-+.\d]+) \[([-+.\d]+), ([-+.\d]+)\]$", re.M)
 
-Outcome = dict[tuple[str, str], str]  # (notebook, name) -> what a seed gave
-Outcomes = dict[tuple[str, str], dict[int, str]]  # the same of every seed
+OUTCOMES = "results.json"
 
 
-def run_seed(notebooks: Sequence[Path], seed: int) -> tuple[Outcome, Outcome]:
-    """Execute the notebooks in order with this seed, into a folder of its own; returns claims and measured numbers."""
-    claims, measured = {}, {}
-    with tempfile.TemporaryDirectory() as outputs:
-        os.environ.update(PICOLLM_OUTPUTS=outputs, PICOLLM_CLAIMS="report", PICOLLM_SOLVE="1")
-        os.environ.update(PICOLLM_THREADS="1", OMP_NUM_THREADS="1")
-        for path in notebooks:
-            nb = nbformat.read(path, as_version=4)
-            set_seed(nb, seed, path.stem)
-            try:
-                course.execute(nb, path.stem)
-            except course.CellError as error:  # what came out before it is kept
-                print(f"seed {seed}: {error}", flush=True)
-            text = printed(nb)
-            found = CLAIM.findall(text)
-            claims |= {(path.stem, claim): verdict for verdict, claim in found}
-            for name, *numbers in MEASURED.findall(text):
-                estimate, low, high = map(float, numbers)
-                measured[path.stem, name] = f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
-            failed = [f"  failed: {claim}" for verdict, claim in found if verdict == "failed"]
-            line = f"seed {seed}: {path.stem}, {len(found) - len(failed)} of {len(found)} claims hold"
-            print("\n".join([line, *failed]), flush=True)
-    return claims, measured
+class Outcome(NamedTuple):
+    """What a notebook gave with one seed: claims by text, "ok" or "failed", and measured numbers by name."""
+
+    claims: dict[str, str]
+    measured: dict[str, str]
+
+
+def run_seed(notebooks: Sequence[Path], seed: int, folder: Path) -> None:
+    """Execute the notebooks in order with this seed; checkpoints and what came out stay in `folder`."""
+    os.environ.update(PICOLLM_OUTPUTS=str(folder), PICOLLM_CLAIMS="report", PICOLLM_SOLVE="1")
+    os.environ.update(PICOLLM_THREADS="1", OMP_NUM_THREADS="1")
+    for path in notebooks:
+        nb = nbformat.read(path, as_version=4)
+        set_seed(nb, seed, path.stem)
+        try:
+            course.execute(nb, path.stem)
+        except course.CellError as error:  # what came out before it is kept
+            print(f"seed {seed}: {error}", flush=True)
+        outcome = read_outcome(printed(nb))
+        keep(folder, path.stem, outcome)
+        failed = [f"  failed: {claim}" for claim, verdict in outcome.claims.items() if verdict == "failed"]
+        line = f"seed {seed}: {path.stem}, {len(outcome.claims) - len(failed)} of {len(outcome.claims)} claims hold"
+        print("\n".join([line, *failed]), flush=True)
+
+
+def read_outcome(text: str) -> Outcome:
+    """The claims and measured numbers in what a notebook printed."""
+    measured = {}
+    for name, *numbers in MEASURED.findall(text):
+        estimate, low, high = map(float, numbers)
+        measured[name] = f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+    return Outcome({claim: verdict for verdict, claim in CLAIM.findall(text)}, measured)
+
+
+def keep(folder: Path, notebook: str, outcome: Outcome) -> None:
+    """Put what a notebook gave in the place of what it gave before."""
+    every = {name: kept._asdict() for name, kept in kept_outcomes(folder).items()}
+    text = json.dumps({**every, notebook: outcome._asdict()}, indent=2, ensure_ascii=False)
+    replace_file(folder / OUTCOMES, text.encode())
+
+
+def kept_outcomes(folder: Path) -> dict[str, Outcome]:
+    """What every notebook that was run in this seed's folder gave."""
+    path = folder / OUTCOMES
+    return {name: Outcome(**row) for name, row in json.loads(path.read_bytes()).items()} if path.exists() else {}
 
 
 def set_seed(nb: nbformat.NotebookNode, seed: int, name: str) -> None:
@@ -71,8 +97,9 @@ def printed(nb: nbformat.NotebookNode) -> str:
     return "\n".join(output.get("text", "") for cell in nb.cells for output in cell.get("outputs", []))
 
 
-def as_markdown(seeds: Sequence[int], claims: Outcomes, measured: Outcomes) -> str:
-    """Both tables, with date, versions and machine."""
+def as_markdown(kept: Mapping[int, Mapping[str, Outcome]]) -> str:
+    """Both tables of every seed's outcomes by notebook, with date, versions and machine."""
+    seeds = list(kept)
     head = " | ".join(f"seed {seed}" for seed in seeds)
     lines = [
         "# Do the results hold?",
@@ -87,17 +114,25 @@ def as_markdown(seeds: Sequence[int], claims: Outcomes, measured: Outcomes) -> s
         "",
         f"| notebook | what | {head} |",
         "|---|---|" + "---|" * len(seeds),
-        *(f"| {nb[:2]} | {name} | {_row(seeds, values)} |" for (nb, name), values in measured.items()),
+        *(f"| {nb[:2]} | {name} | {_row(seeds, values)} |" for nb, name, values in by_name(kept, "measured")),
         "",
         "## Claims",
         "",
         f"| notebook | claim | holds on | {head} |",
         "|---|---|---|" + "---|" * len(seeds),
     ]
-    for (nb, claim), values in claims.items():
+    for nb, claim, values in by_name(kept, "claims"):
         holds = sum(value == "ok" for value in values.values())
         lines.append(f"| {nb[:2]} | {claim} | {holds} of {len(seeds)} | {_row(seeds, values)} |")
     return "\n".join(lines) + "\n"
+
+
+def by_name(kept: Mapping[int, Mapping[str, Outcome]], kind: str) -> Iterator[tuple[str, str, dict[int, str]]]:
+    """(notebook, name, values by seed), notebooks in order and names as they were printed."""
+    for notebook in sorted({notebook for outcomes in kept.values() for notebook in outcomes}):
+        columns = {seed: getattr(outcomes[notebook], kind) for seed, outcomes in kept.items() if notebook in outcomes}
+        for name in dict.fromkeys(name for column in columns.values() for name in column):
+            yield notebook, name, {seed: column[name] for seed, column in columns.items() if name in column}
 
 
 def _row(seeds: Sequence[int], values: dict[int, str]) -> str:
@@ -111,15 +146,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="seeds at a time")
     parser.add_argument("--into", type=Path, default=paths.RESULTS, metavar="FILE")
     options = parser.parse_args(arguments)
-    every = defaultdict(dict), defaultdict(dict)  # claims, measured
+    folders = {seed: paths.outputs() / "results" / f"seed-{seed}" for seed in options.seeds}
     notebooks = course.find_notebooks(".ipynb", options.only)
+    for folder in folders.values():
+        if not options.only:  # a whole run starts from the shipped checkpoints
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        runs = {pool.submit(run_seed, notebooks, seed): seed for seed in options.seeds}
-        for run in as_completed(runs):
-            for outcomes, outcome in zip(every, run.result(), strict=True):
-                for key, value in outcome.items():
-                    outcomes[key][runs[run]] = value
-            options.into.write_text(as_markdown(options.seeds, *every), encoding="utf-8")
+        for run in as_completed([pool.submit(run_seed, notebooks, *item) for item in folders.items()]):
+            run.result()
+            kept = {seed: kept_outcomes(folder) for seed, folder in folders.items()}
+            options.into.write_text(as_markdown(kept), encoding="utf-8")
     return 0
 
 

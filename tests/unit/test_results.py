@@ -18,6 +18,7 @@ check("the seed is small", SEED < 10)"""
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
+    monkeypatch.setenv("PICOLLM_OUTPUTS", str(tmp_path / "outputs"))
     nb = new_notebook(cells=[new_code_cell(SEEDED), new_code_cell(CLAIMS)])
     nbformat.write(nb, tmp_path / "01_sample.ipynb")
     return tmp_path
@@ -53,6 +54,35 @@ def test_a_notebook_sets_its_seed_in_one_line(sources):
 
 
 def test_what_a_seed_did_not_reach_is_said():
-    table = results.as_markdown([0, 1], {("04_ppo", "gold falls"): {0: "ok"}}, {("04_ppo", "win rate"): {1: "0.7"}})
+    claims, measured = results.Outcome({"gold falls": "ok"}, {}), results.Outcome({}, {"win rate": "0.7"})
+    table = results.as_markdown({0: {"04_ppo": claims}, 1: {"04_ppo": measured}})
     assert "| 04 | gold falls | 1 of 2 | ok | not run |" in table
     assert "| 04 | win rate | not run | 0.7 |" in table
+
+
+LEAVES = """from picollm_lite.paths import outputs
+(outputs() / "left").write_text(str(SEED))"""
+READS = """from picollm_lite.paths import outputs
+from picollm_lite.ui.claims import check
+check("what was left is this seed's", (outputs() / "left").read_text() == str(SEED))"""
+
+
+def test_a_notebook_run_alone_goes_on_from_what_the_others_left(sample):
+    into = ["--seeds", "3", "4", "--into", str(sample / "results.md")]
+    for name, sources in {"01_sample": (SEEDED, CLAIMS, LEAVES), "02_next": (SEEDED, READS)}.items():
+        nbformat.write(new_notebook(cells=[new_code_cell(source) for source in sources]), sample / f"{name}.ipynb")
+    results.main([*into, "--only", "01"])
+    assert "02" not in (sample / "results.md").read_text().split("## Claims")[1]
+    results.main([*into, "--only", "02"])
+    table = (sample / "results.md").read_text()
+    assert "| 02 | what was left is this seed's | 2 of 2 | ok | ok |" in table
+    assert "| 01 | the seed is even | 1 of 2 | failed | ok |" in table
+
+
+def test_a_whole_run_starts_from_nothing(sample):
+    into = ["--seeds", "3", "--into", str(sample / "results.md")]
+    nbformat.write(new_notebook(cells=[new_code_cell(SEEDED), new_code_cell(LEAVES)]), sample / "02_next.ipynb")
+    results.main(into)
+    (sample / "02_next.ipynb").unlink()
+    results.main(into)
+    assert not (sample / "outputs/results/seed-3/left").exists()
