@@ -2,19 +2,23 @@
 
 import ast
 import itertools
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from picollm_lite.chat import encode_conversation
 from picollm_lite.kernels import losses
-from picollm_lite.kernels.advantages import gae
+from picollm_lite.kernels.advantages import gae, leave_one_out
 from picollm_lite.kernels.logprobs import kl_k1, kl_k2, kl_k3, token_logprobs
+from picollm_lite.stages.best_of_n import best_of_n_kl
 from picollm_lite.ui import exercises
 from picollm_lite.ui.answers import dpo as dpo_answers
+from picollm_lite.ui.answers import online as online_answers
 from picollm_lite.ui.answers import ppo as ppo_answers
 from picollm_lite.ui.answers import preferences as preference_answers
 from picollm_lite.ui.answers import reward as reward_answers
@@ -24,7 +28,7 @@ from picollm_lite.ui.exercises import EXERCISES, exercise, show_solution
 from picollm_lite.ui.grading import Exercise, same
 from picollm_lite.world.rubric import OFFSET, WEIGHTS, score
 
-MODULES = (start_answers, sft_answers, preference_answers, reward_answers, ppo_answers, dpo_answers)
+MODULES = (start_answers, sft_answers, preference_answers, reward_answers, ppo_answers, dpo_answers, online_answers)
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.py"))
 MISTAKES = [(name, cause) for name, item in EXERCISES.items() for cause in item.mistakes]
 SEEDS = range(20)
@@ -246,6 +250,23 @@ def test_only_a_large_difference_tells_a_log_of_a_sigmoid_from_logsigmoid(name):
     assert naive(*large).isinf().any() and item.reference(*large).isfinite().all()
 
 
+def test_best_of_n_distance_by_hand_and_by_kernel():
+    """Two answers of probability 1/2: the best of two is the upper one with probability 3/4."""
+    wanted = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert_close(online_answers.best_of_n_distance(torch.tensor([0.5, 0.5]), 2), torch.tensor(wanted))
+    cases = [(normal(7, seed=seed).softmax(0), 1 + seed) for seed in SEEDS]
+    for p, n in [*cases, *EXERCISES["best_of_n_distance"].cases]:
+        wanted = torch.as_tensor(best_of_n_kl(p.double().numpy(), np.array([n])))
+        assert_close(online_answers.best_of_n_distance(p, n)[None].double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_leave_one_out_by_hand_and_by_kernel():
+    got = online_answers.leave_one_out_advantages(torch.tensor([3.0, 0.0, 1.5, 2.0, 2.0, -1.0]), 3)
+    assert got.tolist() == [2.25, -2.25, 0.0, 1.5, 1.5, -3.0]
+    for scores, size in [(normal(12, seed=1), 4), *EXERCISES["leave_one_out_advantages"].cases]:
+        assert_close(online_answers.leave_one_out_advantages(scores, size), leave_one_out(scores, size))
+
+
 # The checker, on an exercise of our own.
 
 
@@ -426,7 +447,7 @@ def test_solving_uses_the_reference_without_running_the_attempt(registered, caps
 @pytest.mark.parametrize("use", [exercise, show_solution])
 def test_an_unknown_name_lists_the_known_ones(use):
     with pytest.raises(
-        KeyError, match=r"no exercise 'dpo': the exercises are advantages, bradley_terry_loss, .*without_end"
+        KeyError, match=r"no exercise 'dpo': the exercises are advantages, best_of_n_distance, .*without_end"
     ):
         use("dpo")
 
