@@ -25,6 +25,7 @@ from picollm_lite.stages.sampling import (
     checked_scores,
     prompt_batches,
     sample_answers,
+    samples,
 )
 
 
@@ -75,6 +76,7 @@ def turns(
     Raises ValueError naming stage and step for scores that are not one finite number each.
     """
     groups = prompt_batches(prompts, config.batch_size // config.group_size, config.seed)
+    first = slice(None, None, config.group_size)  # of each group
     for step, group in zip(range(1, config.steps + 1), groups, strict=False):
         where = f"{stage}, step {step}"
         batch = [prompt for prompt in group for _ in range(config.group_size)]
@@ -87,5 +89,6 @@ def turns(
             "rollouts": step * config.batch_size,
             "learning_rate": config.learning_rate * linear_schedule(step, config.steps, config.warmup),
             **batch_facts(batch, texts, sequences, scores, kl, finished, gold),
+            "samples": samples(batch[first], texts[first], scores[first], None if gold is None else gold[first]),
         }
         yield Turn(where, step, answers, facts)

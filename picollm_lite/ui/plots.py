@@ -56,12 +56,13 @@ def scatter_with_curve(
     curve: tuple[Sequence[float], Sequence[float]],
     xlabel: str,
     ylabel: str,
+    label: str = "fit",
 ) -> Figure:
-    """One cloud of points a name, and a fitted curve through all of them."""
+    """One cloud of points a name, and a curve among them, such as a fit."""
     figure, ax = _axes(xlabel, ylabel, width=6.5)
     for (name, color, _), marker in zip(styled(points), MARKERS, strict=False):
         ax.plot(*points[name], color=color, marker=marker, markersize=4, linestyle="", label=name)
-    ax.plot(*curve, color="0.2", label="fit")
+    ax.plot(*curve, color="0.2", label=label)
     ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

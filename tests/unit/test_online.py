@@ -66,7 +66,11 @@ def test_the_record_of_a_step_says_what_was_sampled(start, name):
     for record, (prompts, texts) in zip((first, second), seen, strict=True):
         assert record.proxy == pytest.approx(sum(map(len, texts)) / 16)
         assert record.gold == pytest.approx(2 * record.proxy)
-        assert [s[:3] for s in record.samples] == list(zip(prompts, texts, length(prompts, texts), strict=True))[:3]
+        rows = list(zip(prompts, texts, length(prompts, texts), strict=True))
+        assert [s[:3] for s in record.samples] == rows[:: SMALL["group_size"]][
+            :3
+        ]  # the first answer of each of three groups
+        assert [s.gold for s in record.samples] == [2 * s.proxy for s in record.samples]
         assert 1 < record.length <= 7 and record.entropy > 0 and 0 <= record.finished <= 1
     assert first.kl == pytest.approx(0.0, abs=1e-4) and second.kl > 0.01  # the reference stays where the policy was
     assert (first.learning_rate, second.learning_rate) == pytest.approx((0.01, 0.005))
