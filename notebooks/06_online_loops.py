@@ -253,7 +253,7 @@ run("random control", rejection.train, keep=rejection.keep_random, **rounds)
 # ## RLOO: the others are the baseline
 #
 # The gradient of the expected reward is $\mathbb{E}\big[r(y)\,\nabla\log\pi(y)\big]$ (REINFORCE, Williams 1992). By the line above any constant $b$ may be subtracted from $r$ without changing the expectation. A good one changes the *noise*: an answer should count as good if it is better than what
-# one would have expected, and PPO trains a whole critic to know what that is. But the other answers to the same prompt know it, too (RLOO, Ahmadian et al. 2024, eq. 8):
+# one would have expected, and PPO trains a whole critic to know what that is. But the other answers to the same prompt know it, too. **RLOO**, REINFORCE with leave-one-out baseline (Kool et al. 2019; Ahmadian et al. 2024, section 2):
 #
 # $$A_i = r_i - \frac{1}{G-1}\sum_{j\ne i} r_j \qquad L = -\frac1B\sum_i A_i \log\pi_\theta(y_i)$$
 #
@@ -298,7 +298,7 @@ check("one other answer is worse than no baseline", noise[2] > scores.square().m
 check("seven others are better", noise[8] < scores.square().mean())
 
 # %% [markdown]
-# A critic has no such problem: it pools what it learned from all prompts. That is what PPO pays for.
+# A critic has an error of its own, but not this one: it pools what it has learned from all prompts. That is what PPO pays for.
 #
 # The KL penalty is taken off each answer's score before the baseline, as in PPO: $r_i - \beta \log\frac{\pi_\theta(y_i)}{\pi_{ref}(y_i)}$. No critic, no GAE, no clip: one update a batch, so that every answer comes from the policy that is updated.
 
@@ -429,12 +429,39 @@ def at_its_distance(what):
 plots.show(at_its_distance("proxy"), alt="Proxy against distance: the curve of best-of-n, and where each loop ended")
 
 # %%
-plots.show(at_its_distance("gold"), alt="Gold against distance: best-of-n's curve peaks; where each loop ended")
+plots.show(at_its_distance("gold"), alt="Gold against distance: best-of-n's curve peaks; the loops ended below it")
+
+# %%
+trained = [name for name in loops if name != "random control"]
+at_same_kl = {name: np.interp(table[name]["KL"], [row.kl for row in curve], bon_gold) for name in trained}
+for name in trained:
+    print(f"{name}: gold {table[name]['gold']:.2f}, best-of-n at the same KL {at_same_kl[name]:.2f}")
 
 # %% tags=["nbval-check-output"]
-for name in ("RLOO", "Dr. GRPO", "online DPO"):
-    win = paired_win_rate(gold[name], gold["SFT"])
-    check(f"{name} beats SFT on the suite by gold: the win rate's interval lies above 50 %", win.low > 0.5)
+wins = {name: paired_win_rate(gold[name], gold["SFT"]) for name in loops}
+for name in ("RLOO", "GRPO", "Dr. GRPO", "online DPO", "online DPO, moving"):
+    check(f"{name} beats SFT on the suite by gold: the win rate's interval lies above 50 %", wins[name].low > 0.5)
+check(
+    "rejection sampling beats its random control by gold",
+    gold["rejection sampling"].mean() > gold["random control"].mean(),
+)
+check("at the KL of each loop best-of-n has more gold", all(at_same_kl[name] > table[name]["gold"] for name in trained))
+
+# %% [markdown]
+# How to read this:
+#
+# - **The loops that use losers win most.** RLOO, GRPO and online DPO push bad answers down as well as good ones up. Rejection sampling only imitates winners, and most of what it imitates is accident: its control, which learned nothing, moved about half as far.
+# - **Best-of-n is hard to beat at its distance.** It moves probability straight to what scores well, prompt by prompt. A loop has to say it in weights that all prompts share, and spends KL on noise. But the loop answers at once, and best-of-n draws $n$ times for every question.
+# - **All that counts is the proxy, for all of them.** Look at the column *flattering*, and at whose it is larger than SFT's. Nothing in a loop protects from what the reward model overrates.
+# - In a run as short as this a moving reference hardly matters; it is in long runs that it lets go.
+#
+# How sure is the order of the loops among themselves? Ask before you believe it:
+
+# %%
+for a, b in (("RLOO", "online DPO"), ("Dr. GRPO", "GRPO"), ("RLOO", "rejection sampling")):
+    win = paired_win_rate(gold[a], gold[b])
+    verdict = f"{a} is better" if win.low > 0.5 else f"{b} is better" if win.high < 0.5 else "not told apart"
+    print(f"{a} against {b}: {win.rate:.0%} [{win.low:.0%}, {win.high:.0%}], {verdict} on this suite, with this seed")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Which is the right tool?

@@ -185,6 +185,7 @@ def _small_chart(
             ends.append((y[there][-1], drawable(f"{name} {number(y[there][-1])}"), color))
     ax.set_title(drawable(title), fontsize=9, loc="left", parse_math=False)
     ax.set_xlim(*xlimits)
+    ax.xaxis.get_major_locator().set_params(integer=True)  # steps
     ax.tick_params(labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="0.9")
