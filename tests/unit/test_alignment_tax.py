@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from picollm_lite.chat import BOS
+from picollm_lite.evaluation import alignment_tax
 from picollm_lite.evaluation.alignment_tax import fact_accuracy, held_out_documents, perplexity
 from picollm_lite.evaluation.metrics import mean_interval
+from picollm_lite.scoring import response_logprobs
 from picollm_lite.world.concepts import KINDS, load_concepts
-from picollm_lite.world.texts import LABELS, base_document
+from picollm_lite.world.texts import LABELS, base_document, heading
 
 DOCUMENTS = ["A token is a unit of text.", "It splits words.", "Be brief. Why? Thanks."]
 FEW = [concept for concept in load_concepts() if concept.topic == load_concepts()[0].topic][:3]
@@ -74,6 +76,22 @@ def test_fact_accuracy_is_that_of_a_slow_loop(tiny_model, tokenizer):
     got = fact_accuracy(model, tokenizer, concepts=[a, b])
     assert 0 < got.estimate < 1
     assert got == pytest.approx(mean_interval(right))
+
+
+def test_a_question_begins_as_a_glossary_entry_of_the_base_corpus(tiny_model, tokenizer, monkeypatch):
+    asked = []
+
+    def spy(model, examples, *rest):
+        asked.extend(examples)
+        return response_logprobs(model, examples, *rest)
+
+    monkeypatch.setattr(alignment_tax, "response_logprobs", spy)
+    fact_accuracy(tiny_model(max_position_embeddings=512), tokenizer, concepts=FEW[:2])
+    concept = FEW[0]
+    entry = f"{heading(concept)} {LABELS[KINDS[0]]}: {concept.facts[KINDS[0]]}"
+    assert tokenizer.decode(asked[0].tokens) == f"{BOS}{entry}"
+    counted = [token for token, counts in zip(asked[0].tokens, asked[0].response_mask, strict=True) if counts]
+    assert tokenizer.decode(counted) == f" {concept.facts[KINDS[0]]}"
 
 
 def test_neighbors_are_drawn_by_the_seed(tiny_model, tokenizer):
