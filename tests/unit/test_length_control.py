@@ -52,6 +52,17 @@ def test_a_tie_is_half_a_win_and_half_a_loss(few):
     assert control(a, b, [0.5] * 8).controlled == (0.5, 0.5, 0.5)
 
 
+def test_a_prompt_that_was_answered_three_times_weighs_as_much_as_any(few):
+    """Two prompts, one of each sign so that the spread of lengths stays, are given three times: nothing may change."""
+    a, b, points = [2, 1] * 10, [1, 2] * 10, [1, 0, 1, 1, 0] * 4
+    once = control(a, b, points)
+    rows = [0, 0, 0, 1, 1, 1, *range(2, 20)]
+    a, b, points = ([column[row] for row in rows] for column in (a, b, points))
+    thrice = control(a, b, points, [f"p{row}" for row in rows])
+    assert thrice.controlled == pytest.approx(once.controlled, abs=1e-5)
+    assert thrice.raw == pytest.approx(once.raw)
+
+
 def test_it_is_what_scikit_learn_fits(few):
     rng = np.random.default_rng(0)
     a, b, y = rng.integers(1, 30, 80), rng.integers(1, 30, 80), rng.choice([0.0, 0.5, 1.0], 80)
