@@ -139,6 +139,8 @@ def test_what_is_not_recorded_stays_so(card, markdown):
     assert re.search(r"\| sft \| sft \| 9,\d+ \| not recorded \| not recorded \|", markdown)
     assert re.search(r"\| rl \| rl \| 9,\d+ \| 12 s \| kl\\_coef = 0.05, steps = 3 \|", markdown)
     assert "| reward model | reward |" in markdown and "No data file was named." in markdown
+    untimed = replace(card, ref=replace(card.ref, training=TrainingRecord({"epochs": 2}, None)))
+    assert re.search(r"\| 9,\d+ \| not recorded \| epochs = 2 \|", as_markdown(sections(untimed), "page.html"))
     files = [DataFile("demonstrations", "d", 4, "a1", None), DataFile("preferences", "p", 4, "b2", {"x": 3, "y": 1})]
     table = as_markdown(sections(replace(card, data=files)), "page.html")
     assert "| demonstrations | d | 4 | not recorded | a1 |" in table

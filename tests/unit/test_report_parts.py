@@ -26,7 +26,12 @@ def test_a_record_comes_back(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "training.json"]
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "12", None, True])
+def test_a_time_may_be_unknown(folder):
+    save_settings(folder, {"beta": 0.3})
+    assert load_settings(folder) == ({"beta": 0.3}, None)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "12", True])
 def test_a_time_is_a_number_from_0_on(folder, seconds):
     with pytest.raises(
         ValueError, match=r"training.json: expected `settings` by name and `seconds` from 0 on, got \{\}"
