@@ -34,6 +34,7 @@ import torch
 from picollm_lite.chat import ASSISTANT_END, ASSISTANT_START, answer, encode_conversation, encode_prompt, user
 from picollm_lite.data import collate, encode_demos, load_demos, load_suite
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval, paired_win_rate
+from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.kernels.logprobs import token_logprobs
 from picollm_lite.kernels.losses import sft_loss
 from picollm_lite.kernels.rollout import rollout
@@ -431,6 +432,8 @@ check("without it, hardly any answer ends", without[0] < 0.1)
 
 # %%
 folder = save(policy, tokenizer, outputs() / "checkpoints" / "sft")
+settings = {"start": "base", "demonstrations": len(demos) - N_VAL, "steps": len(records), "batch_size": BATCH_SIZE}
+save_settings(folder, {"stage": "sft", **settings, "learning_rate": LEARNING_RATE, "seed": SEED}, panel.seconds)
 again, _ = load_policy(folder, device=DEVICE)
 same = answer(again, tokenizer, questions[:8], temperature=0) == answer(policy, tokenizer, questions[:8], temperature=0)
 print(f"saved {folder.parent.name}/{folder.name}")

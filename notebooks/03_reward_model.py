@@ -46,6 +46,7 @@ from picollm_lite.evaluation.audit import (
 from picollm_lite.evaluation.calibration import accuracy_tables, calibration, calibration_errors
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval
 from picollm_lite.evaluation.perturbations import flattery_last
+from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.paths import CHECKPOINTS, PREFERENCES, PREFERENCES_TEST, SUITE, checkpoint, outputs
@@ -235,7 +236,8 @@ charts = {
     "loss, nats a pair": ("loss", "val_loss"),
     "margin": ("margin",),
 }
-records = TrainingPanel("reward", charts).follow(run)
+panel = TrainingPanel("reward", charts)
+records = panel.follow(run)
 if not records or records[-1].step < records[-1].steps:  # stopped early: the scores still want centering
     reward.center(reward_model, pairs)
 
@@ -507,6 +509,9 @@ for name, text in {"perfect": best, "yours": MY_ANSWER}.items():
 
 # %%
 folder = save(reward_model.model, tokenizer, outputs() / "checkpoints" / "reward")
+settings = {"start": "sft", "pairs": len(pairs), "steps": len(records), "off_prompt_weight": OFF_PROMPT_WEIGHT}
+settings |= {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "seed": SEED}
+save_settings(folder, {"stage": "reward", **settings}, panel.seconds)
 again = RewardModel.load(folder, device=DEVICE)
 difference = (again.score(questions, perfect) - reward_model.score(questions, perfect)).abs().max().item()
 print(

@@ -37,6 +37,7 @@ from picollm_lite.data import load_preferences, load_suite
 from picollm_lite.evaluation.audit import exploits, perturbation_table
 from picollm_lite.evaluation.features import exploited, features
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval, overoptimization_fit, paired_win_rate
+from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.kernels.advantages import gae, masked_mean, shape_rewards, whiten
 from picollm_lite.kernels.logprobs import kl_exact, kl_k1, kl_k2, kl_k3, token_logprobs
 from picollm_lite.kernels.losses import ppo_policy_loss, ppo_value_loss
@@ -307,7 +308,7 @@ CHARTS = {
 }
 
 
-def train(model, steps, kl_coef, learning_rate, title, critic=None):
+def train(model, steps, kl_coef, learning_rate, panel, critic=None):
     """One PPO run in a live panel, from `model` as its own reference; an interrupt keeps what was trained so far."""
     run = ppo.train(
         model,
@@ -323,11 +324,12 @@ def train(model, steps, kl_coef, learning_rate, title, critic=None):
         unfinished_score=UNFINISHED_SCORE,
         seed=SEED,
     )
-    return TrainingPanel(title, CHARTS).follow(run)
+    return panel.follow(run)
 
 
 # %%
-main = train(policy, STEPS, KL_COEF, LEARNING_RATE, "ppo", critic)  # the critic from above, still a head of zeros
+panel = TrainingPanel("ppo", CHARTS)
+main = train(policy, STEPS, KL_COEF, LEARNING_RATE, panel, critic)  # the critic from above, still a head of zeros
 
 
 # %% slideshow={"slide_type": "slide"}
@@ -424,7 +426,8 @@ print(f"SFT on {len(many)} training prompts: mean gold {gold_at_start:.2f}")
 sweep = {}
 for kl_coef, steps_of_run in ((STRONG_KL_COEF, STRONG_STEPS), (WEAK_KL_COEF, WEAK_STEPS)):
     model, _ = load_policy(checkpoint("sft"), device=DEVICE)
-    records = train(model, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, f"ppo, kl_coef {kl_coef}")
+    panel_of_run = TrainingPanel(f"ppo, kl_coef {kl_coef}", CHARTS)
+    records = train(model, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, panel_of_run)
     sweep[kl_coef] = model, records
 (strong_policy, strong), (weak_policy, weak) = sweep.values()
 
@@ -637,6 +640,9 @@ check("with the penalty more answers end than without", with_penalty[1] > withou
 
 # %%
 folder = save(policy, tokenizer, outputs() / "checkpoints" / "ppo")
+settings = {"start": "sft", "prompts": len(prompts), "steps": len(main), "kl_coef": KL_COEF, "seed": SEED}
+settings |= {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "unfinished_score": UNFINISHED_SCORE}
+save_settings(folder, {"stage": "ppo", **settings}, panel.seconds)
 print(f"saved {folder.parent.name}/{folder.name}")
 
 # %% [markdown] slideshow={"slide_type": "slide"}

@@ -37,6 +37,7 @@ from picollm_lite import quality
 from picollm_lite.chat import answer
 from picollm_lite.data import encode_pairs, load_preferences, load_suite
 from picollm_lite.evaluation.metrics import Interval, gold_scores, mean_interval, paired_win_rate
+from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.kernels import losses
 from picollm_lite.kernels.losses import dpo_loss, ipo_loss
 from picollm_lite.models import RewardModel, load_policy, save
@@ -260,7 +261,7 @@ CHARTS = {
 }
 
 
-def train(model, some_pairs, title, **options):
+def train(model, some_pairs, panel, **options):
     """One DPO run in a live panel; an interrupt keeps what has been trained so far."""
     run = dpo.train(
         model,
@@ -275,10 +276,11 @@ def train(model, some_pairs, title, **options):
         seed=SEED,
         **options,
     )
-    return TrainingPanel(title, CHARTS).follow(run)
+    return panel.follow(run)
 
 
-main = train(policy, pairs, "dpo", beta=BETA)
+panel = TrainingPanel("dpo", CHARTS)
+main = train(policy, pairs, panel, beta=BETA)
 
 
 # %% slideshow={"slide_type": "slide"}
@@ -362,7 +364,8 @@ beta_slider((chosen_change - rejected_change)[:64])
 sweep = {}
 for value in SWEEP_BETAS:
     model, _ = load_policy(checkpoint("sft"), device=DEVICE)
-    sweep[value] = train(model, pairs[:N_SWEEP_PAIRS], f"dpo, beta {value}", beta=value)[-1]
+    panel_of_run = TrainingPanel(f"dpo, beta {value}", CHARTS)
+    sweep[value] = train(model, pairs[:N_SWEEP_PAIRS], panel_of_run, beta=value)[-1]
 pd.DataFrame(
     {
         f"beta {value}": {"KL": r.kl, "gold": r.gold, "margin": r.margin, "accuracy": r.accuracy}
@@ -531,6 +534,8 @@ show_answers(question, {name: texts[name][questions.index(question)] for name in
 
 # %%
 folder = save(policy, tokenizer, outputs() / "checkpoints" / "dpo")
+settings = {"start": "sft", "pairs": len(pairs), "steps": len(main), "beta": BETA, "batch_size": BATCH_SIZE}
+save_settings(folder, {"stage": "dpo", **settings, "learning_rate": LEARNING_RATE, "seed": SEED}, panel.seconds)
 print(f"saved {folder.parent.name}/{folder.name}")
 
 # %% [markdown] slideshow={"slide_type": "slide"}

@@ -6,21 +6,23 @@ Inputs are `data/world/` and `data/prompts/suite.jsonl`, which people wrote, and
 """
 
 import hashlib
+import inspect
 import itertools
 import json
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded, answer, user
 from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences
+from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.files import write_jsonl
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, QUALITY, RESULTS
@@ -36,6 +38,7 @@ VOCABULARY = 2048
 CONTEXT = 256
 N_PAIRS, N_TEST_PAIRS, N_DPO_PAIRS = 12_000, 1_000, 5_000
 SAMPLE_BATCH = 512
+DPO_BETA = 0.3
 N_VAL = 200  # the first demonstrations are kept for validation
 BASE_STEPS, BASE_BATCH, BASE_LENGTH = 800, 32, 128
 MODEL = {
@@ -88,29 +91,22 @@ def build_base() -> None:
         )
     )
     corpus = packed_corpus(tokenizer, BASE_STEPS * BASE_BATCH)
-    run = sft.train(
-        model,
-        corpus,
-        pad_token_id=tokenizer.pad_token_id,
-        epochs=1,
-        batch_size=BASE_BATCH,
-        learning_rate=3e-3,
-        weight_decay=0.05,
-        seed=SEED,
-    )
+    settings = {"epochs": 1, "batch_size": BASE_BATCH, "learning_rate": 3e-3, "weight_decay": 0.05, "seed": SEED}
+    run = sft.train(model, corpus, pad_token_id=tokenizer.pad_token_id, **settings)
     for record in run:
         if record.step % 100 == 0:
             print(f"  base step {record.step}/{record.steps}: loss {record.loss:.3f}", flush=True)
-    save(model, tokenizer, CHECKPOINTS / "base")
+    keep(model, tokenizer, "base", start="random weights", rows=len(corpus), **settings)
 
 
 def build_sft() -> None:
     """`data/checkpoints/sft`: the base model after the demonstrations, with the settings of notebook 01."""
     model, tokenizer = load_policy(CHECKPOINTS / "base", device="cpu")
-    demos = encode_demos(load_demos(DEMOS), tokenizer)
-    for _ in sft.train(model, demos[N_VAL:], pad_token_id=tokenizer.pad_token_id, seed=SEED):
+    demos = encode_demos(load_demos(DEMOS), tokenizer)[N_VAL:]
+    for _ in sft.train(model, demos, pad_token_id=tokenizer.pad_token_id, seed=SEED):
         pass
-    save(model, tokenizer, CHECKPOINTS / "sft")
+    settings = defaults(sft.train, "epochs", "batch_size", "learning_rate")
+    keep(model, tokenizer, "sft", start="base", demonstrations=len(demos), **settings, seed=SEED)
 
 
 def build_preferences() -> None:
@@ -167,9 +163,11 @@ def build_reward() -> None:
     """`data/checkpoints/reward`: a reward model from the preferences, with the settings of notebook 03."""
     policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
     model = RewardModel.from_policy(policy, tokenizer, seed=SEED)
-    for _ in reward.train(model, encode_pairs(load_preferences(PREFERENCES), tokenizer), seed=SEED):
+    pairs = encode_pairs(load_preferences(PREFERENCES), tokenizer)
+    for _ in reward.train(model, pairs, seed=SEED):
         pass
-    save(model.model, tokenizer, CHECKPOINTS / "reward")
+    settings = defaults(reward.train, "epochs", "off_prompt_weight", "batch_size", "learning_rate")
+    keep(model.model, tokenizer, "reward", start="sft", pairs=len(pairs), **settings, seed=SEED)
 
 
 def build_ppo() -> None:
@@ -179,16 +177,32 @@ def build_ppo() -> None:
     prompts = sorted({prompt[-1]["content"] for prompt in load_preferences(PREFERENCES)["prompt"]})
     for _ in ppo.train(policy, model.score, prompts, tokenizer=tokenizer, seed=SEED):
         pass
-    save(policy, tokenizer, CHECKPOINTS / "ppo")
+    settings = defaults(ppo.PPOConfig, "steps", "kl_coef", "batch_size", "learning_rate", "unfinished_score")
+    keep(policy, tokenizer, "ppo", start="sft", prompts=len(prompts), **settings, seed=SEED)
 
 
 def build_dpo() -> None:
     """`data/checkpoints/dpo`: the SFT model after DPO on the preferences, with the settings of notebook 05."""
     policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
-    preferences = load_preferences(PREFERENCES).select(range(N_DPO_PAIRS))
-    for _ in dpo.train(policy, encode_pairs(preferences, tokenizer), tokenizer=tokenizer, beta=0.3, seed=SEED):
+    pairs = encode_pairs(load_preferences(PREFERENCES).select(range(N_DPO_PAIRS)), tokenizer)
+    for _ in dpo.train(policy, pairs, tokenizer=tokenizer, beta=DPO_BETA, seed=SEED):
         pass
-    save(policy, tokenizer, CHECKPOINTS / "dpo")
+    settings = defaults(dpo.train, "epochs", "batch_size", "learning_rate")
+    keep(policy, tokenizer, "dpo", start="sft", pairs=len(pairs), beta=DPO_BETA, **settings, seed=SEED)
+
+
+def keep(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stage: str, **settings: object) -> None:
+    """Save the checkpoint of a stage, and beside it what it was trained with.
+
+    The time stays out: it would be another one in every build, and speak of a machine that the reader does not have.
+    """
+    save_settings(save(model, tokenizer, CHECKPOINTS / stage), {"stage": stage, **settings})
+
+
+def defaults(run: Callable, *names: str) -> dict[str, object]:
+    """The settings that a run has where it is given none."""
+    parameters = inspect.signature(run).parameters
+    return {name: parameters[name].default for name in names}
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:

@@ -20,6 +20,12 @@ def outputs() -> Path:
     return Path(os.environ.get("PICOLLM_OUTPUTS") or ROOT / "outputs")
 
 
+def shown(path_or_id: str | Path) -> str:
+    """A path as readers elsewhere know it: from the project's root on where it lies inside, else as it was given."""
+    place = Path(path_or_id).resolve()
+    return place.relative_to(ROOT).as_posix() if place.exists() and place.is_relative_to(ROOT) else str(path_or_id)
+
+
 def checkpoint(stage: str) -> Path:
     """The checkpoint of a stage: the learner's own from `outputs/` if there is one, else the shipped one."""
     own = outputs() / "checkpoints" / stage

@@ -124,17 +124,18 @@ def wanted_logits(
 
 
 def on_grid(
-    mask: Bool[Tensor, "B L-1"], lengths: Int[Tensor, " B"], compute: Callable[[Tensor, int], Float[Tensor, " n"]]
-) -> Float[Tensor, "B L-1"]:
-    """What `compute(rows, length)` gives for the n masked tokens of each group, put in its place; 0 elsewhere."""
+    mask: Bool[Tensor, "B L-1"], lengths: Int[Tensor, " B"], compute: Callable[[Tensor, int], Float[Tensor, "n ..."]]
+) -> Float[Tensor, "B L-1 ..."]:
+    """What `compute(rows, length)` gives for the n masked tokens of each group, put in their places; 0 elsewhere."""
     B, T = mask.shape
     numbers, places = [], []
     for rows, length in length_groups(lengths):
         at = rows.to(mask.device)[:, None] * T + torch.arange(T, device=mask.device)  # (b, T)
         numbers.append(compute(rows, length).float())
         places.append(at[mask[rows]])
-    grid = torch.zeros(B * T, device=mask.device)
-    return grid.index_put((torch.cat(places),), torch.cat(numbers)).view(B, T)
+    joined = torch.cat(numbers)  # (n, ...)
+    grid = joined.new_zeros(B * T, *joined.shape[1:])
+    return grid.index_put((torch.cat(places),), joined).unflatten(0, (B, T))
 
 
 def trunk_states(

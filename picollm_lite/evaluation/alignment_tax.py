@@ -36,7 +36,7 @@ def perplexity(
     """
     if len(documents) < 2:
         raise ValueError(f"expected at least 2 documents, got {len(documents)}: there is no interval without them")
-    examples = [_continuation(tokenizer, "", document) for document in documents]
+    examples = _continuations(tokenizer, [""] * len(documents), documents)
     empty = [number for number, example in enumerate(examples) if not any(example.response_mask[1:])]
     if empty:
         raise ValueError(f"expected a text in every document, got {documents[empty[0]]!r} as number {empty[0]}")
@@ -61,21 +61,23 @@ def fact_accuracy(
     """
     rng = random.Random(seed)
     concepts = load_concepts() if concepts is None else concepts
-    examples = []
+    openings, sentences = [], []
     for concept in concepts:
         neighbors = [other for other in concepts if other.topic == concept.topic and other != concept]
         if not neighbors:
             raise ValueError(f"expected 2 concepts or more of the topic {concept.topic!r}, got {concept.id!r} alone")
         for kind in KINDS:
-            opening = f"{heading(concept)} {LABELS[kind]}:"
-            for owner in (concept, rng.choice(neighbors)):
-                examples.append(_continuation(tokenizer, opening, f" {owner.facts[kind]}"))
+            openings += [f"{heading(concept)} {LABELS[kind]}:"] * 2
+            sentences += [f" {owner.facts[kind]}" for owner in (concept, rng.choice(neighbors))]
+    examples = _continuations(tokenizer, openings, sentences)
     logp = response_logprobs(model, examples, padding_id(tokenizer)).total.view(len(concepts), len(KINDS), 2)
     right = (logp[..., 0] > logp[..., 1]).double().mean(1)  # (concepts,)
     return mean_interval(right.cpu().numpy(), seed=seed)
 
 
-def _continuation(tokenizer: PreTrainedTokenizerBase, opening: str, text: str) -> Encoded:
-    """`text` as what counts, after a beginning-of-text token and `opening`."""
-    given, told = tokenizer([f"{tokenizer.bos_token or ''}{opening}", text], add_special_tokens=False)["input_ids"]
-    return Encoded([*given, *told], [False] * len(given) + [True] * len(told))
+def _continuations(tokenizer: PreTrainedTokenizerBase, openings: Sequence[str], texts: Sequence[str]) -> list[Encoded]:
+    """Each text as what counts, after a beginning-of-text token and its opening."""
+    given = [f"{tokenizer.bos_token or ''}{opening}" for opening in openings]
+    tokens = tokenizer([*given, *texts], add_special_tokens=False)["input_ids"]
+    pairs = zip(tokens[: len(given)], tokens[len(given) :], strict=True)
+    return [Encoded([*opening, *text], [False] * len(opening) + [True] * len(text)) for opening, text in pairs]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from picollm_lite.data import read_preferences
 from picollm_lite.files import read_rows
 from picollm_lite.formats import demonstration
+from picollm_lite.paths import shown
 
 NOBODY = "nobody named"
 
@@ -39,4 +40,4 @@ def _described(kind: str, path: str | Path, rows: Iterable[dict]) -> DataFile:
     with Path(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     recorded = dict(labelers.most_common()) if set(labelers) != {NOBODY} else None
-    return DataFile(kind, str(path), labelers.total(), sha256, recorded)
+    return DataFile(kind, shown(path), labelers.total(), sha256, recorded)

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from picollm_lite.chat import MAX_NEW_TOKENS, respond
 from picollm_lite.evaluation.metrics import Interval, interval_of_sums
 from picollm_lite.evaluation.tables import prompt_interval
-from picollm_lite.kernels.logprobs import kl_exact, kl_k1, kl_k3
-from picollm_lite.scoring import Sequences, left_align, on_grid, sequence_logprobs, wanted_logits
+from picollm_lite.kernels.logprobs import kl_exact, kl_k1, kl_k3, token_logprobs
+from picollm_lite.scoring import Sequences, left_align, on_grid, wanted_logits
 
 
 class Drift(NamedTuple):
@@ -57,8 +57,8 @@ def drift_of(
 ) -> Drift:
     """As `drift`, on answers that `policy` has given already, at temperature 1, one a prompt in this order."""
     _require_prompts(prompts)
-    ref_logp = sequence_logprobs(ref, sequences)  # (B, L-1)
-    grids = (kl_k1(sequences.logp, ref_logp), kl_k3(sequences.logp, ref_logp), _exact(policy, ref, sequences))
+    ref_logp, exact = _ref_logp_and_exact(policy, ref, sequences)  # (B, L-1) each
+    grids = (kl_k1(sequences.logp, ref_logp), kl_k3(sequences.logp, ref_logp), exact)
     k1, k3, exact = (grid.double().sum(1).cpu().numpy() for grid in grids)  # (B,) each
     lengths = sequences.mask.sum(1).cpu().numpy()
     per_answer = (prompt_interval(prompts, values, seed=seed) for values in (k1, k3, exact))
@@ -86,15 +86,20 @@ def _require_prompts(prompts: Sequence[str]) -> None:
         raise ValueError(f"expected at least 2 different prompts, got {len(set(prompts))}: no interval without them")
 
 
-def _exact(policy: nn.Module, ref: nn.Module, sequences: Sequences) -> Tensor:
-    """KL over the full vocabulary at each response token, 0 elsewhere: (B, L-1)."""
+def _ref_logp_and_exact(policy: nn.Module, ref: nn.Module, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """log p of each response token under `ref`, and the KL over the full vocabulary there, 0 elsewhere: (B, L-1) each.
+
+    Together, since a pass of a model is what costs time.
+    """
 
     def compute(rows: Tensor, length: int) -> Tensor:
-        inputs = (sequences.tokens[rows, : length - 1], sequences.lengths[rows] - 1, sequences.mask[rows, : length - 1])
+        tokens, wanted = sequences.tokens[rows, :length], sequences.mask[rows, : length - 1]  # (b, l), (b, l-1)
+        inputs = tokens[:, :-1], sequences.lengths[rows] - 1, wanted
         logits, ref_logits = (wanted_logits(model, *inputs)[None] for model in (policy, ref))  # (1, n, V) each
-        return kl_exact(logits, ref_logits)[0]  # (n,)
+        ref_logp = token_logprobs(ref_logits, tokens[:, 1:][wanted][None])  # (1, n)
+        return torch.cat([ref_logp, kl_exact(logits, ref_logits)]).T  # (n, 2)
 
-    return on_grid(sequences.mask, sequences.lengths, compute)
+    return on_grid(sequences.mask, sequences.lengths, compute).unbind(-1)
 
 
 def _ratio(prompts: Sequence[str], totals: np.ndarray, counts: np.ndarray, seed: int) -> Interval:

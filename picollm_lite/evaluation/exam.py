@@ -21,6 +21,7 @@ from picollm_lite.evaluation.length_control import length_controlled_win_rate
 from picollm_lite.evaluation.metrics import Interval, WinRate, gold_scores, mean_interval, paired_win_rate
 from picollm_lite.evaluation.tables import by_prompt
 from picollm_lite.evaluation.training_record import TrainingRecord, load_settings
+from picollm_lite.paths import shown
 from picollm_lite.scoring import left_align
 from picollm_lite.world.concepts import Concept
 
@@ -95,7 +96,7 @@ def measure(
         splits[split] = _numbers(columns, ref_columns, rows, exam.seed) if rows.sum() > 1 else None
     rises = exploited(exam.asked, ref.measured.texts, said.texts) if ref else None
     parameters, training = model.num_parameters(), load_settings(folder)
-    return Measured(name, str(folder), parameters, training, said.texts, gold, columns, numbers, splits, rises)
+    return Measured(name, shown(folder), parameters, training, said.texts, gold, columns, numbers, splits, rises)
 
 
 def extremes(measured: Measured) -> dict[str, int]:

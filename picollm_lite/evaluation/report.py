@@ -21,6 +21,7 @@ from picollm_lite.evaluation.data_files import DataFile
 from picollm_lite.evaluation.drift import require_same_tokens
 from picollm_lite.evaluation.exam import Exam, Measured, Reference, measure
 from picollm_lite.models import RewardModel, best_device, load_policy
+from picollm_lite.paths import shown
 from picollm_lite.world.asks import read, reference_answer
 from picollm_lite.world.concepts import Concept
 
@@ -80,7 +81,7 @@ def report_card(
             measured.append(measure(exam, name, folder, policy, tokenizer, reference))
         except Exception as error:  # whatever is wrong with it, it has a name
             raise ValueError(f"checkpoint {name}: {error}") from error
-    audited = None if reward is None else str(reward)
+    audited = None if reward is None else shown(reward)
     return Card(environment(device), data, exam, reference.measured, measured, audited, audit(exam))
 
 
@@ -98,7 +99,7 @@ def checkpoint_names(folders: Sequence[str | Path]) -> list[str]:
                 f"{folder} is given twice, the reference counted too, which has its own column: give it once"
             )
     last = [place.name for place in places]
-    return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
+    return [name if last.count(name) == 1 else shown(folder) for name, folder in zip(last, folders, strict=True)]
 
 
 def environment(device: str) -> dict[str, str]:

@@ -12,13 +12,13 @@ FILE = "training.json"
 
 
 class TrainingRecord(NamedTuple):
-    """Settings by name, whatever JSON can hold, and seconds of wall time."""
+    """Settings by name, whatever JSON can hold, and seconds of wall time, None where they are not known."""
 
     settings: dict[str, object]
-    seconds: float
+    seconds: float | None
 
 
-def save_settings(folder: str | Path, settings: Mapping[str, object], seconds: float) -> Path:
+def save_settings(folder: str | Path, settings: Mapping[str, object], seconds: float | None = None) -> Path:
     """Write `training.json` beside the weights; `models.save` takes it away, since it was true of the old ones.
 
     Raises FileNotFoundError unless `folder` holds a checkpoint, ValueError for settings that JSON cannot hold and for a
@@ -50,9 +50,10 @@ def load_settings(folder: str | Path) -> TrainingRecord | None:
 def _checked(row: object, path: Path) -> TrainingRecord:
     settings, seconds = (row.get("settings"), row.get("seconds")) if isinstance(row, dict) else (None, None)
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not (isinstance(settings, dict) and number and math.isfinite(seconds) and seconds >= 0):
+    timed = seconds is None or (number and math.isfinite(seconds) and seconds >= 0)
+    if not (isinstance(settings, dict) and timed):
         raise ValueError(
             f"{path}: expected `settings` by name and `seconds` from 0 on, got {settings!r} and {seconds!r}: "
             "write it with save_settings, or remove it"
         )
-    return TrainingRecord(settings, float(seconds))
+    return TrainingRecord(settings, None if seconds is None else float(seconds))

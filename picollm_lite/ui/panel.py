@@ -93,6 +93,11 @@ class TrainingPanel(Live):
             self._draw()
             self.keep()
 
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, evaluations included: so far, or in all once the panel is closed."""
+        return (clock() if self._ended is None else self._ended) - self._started
+
     def bundle(self) -> dict:
         """PNG and readout with the newest answers, and while the run goes on the live view."""
         bundle = super().bundle() | {"text/plain": text_copy(self._shown)}
@@ -127,7 +132,7 @@ class TrainingPanel(Live):
             at=at,
             samples=self._samples,
             samples_step=self._samples_step,
-            seconds=(clock() if self._ended is None else self._ended) - self._started,
+            seconds=self.seconds,
             ended=self._ended is not None,
             gold_range=self.gold_range,
         )

@@ -90,7 +90,8 @@ def _checkpoints(card: Card) -> list[Block]:
         settings, seconds = NOT_RECORDED, NOT_RECORDED
         if measured.training:
             settings = ", ".join(f"{name} = {value}" for name, value in measured.training.settings.items()) or "none"
-            seconds = f"{measured.training.seconds:.0f} s"
+            if measured.training.seconds is not None:
+                seconds = f"{measured.training.seconds:.0f} s"
         rows.append([measured.name, measured.folder, f"{measured.parameters:,}", seconds, settings])
     text = f"{card.ref.name} is the reference. Settings and time are those that training.json in the folder records."
     head = ["checkpoint", "folder", "parameters", "trained for", "settings"]

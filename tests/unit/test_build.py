@@ -1,13 +1,17 @@
 """How the shipped preferences are made: which prompts, which pairs of samples, whose label, and what is written."""
 
+import inspect
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from picollm_lite import build
 from picollm_lite.build import build_preferences, labeled, preference_prompts, sampled_pairs
 from picollm_lite.data import load_preferences
+from picollm_lite.evaluation.training_record import load_settings
+from picollm_lite.stages import dpo, ppo, reward, sft
 from picollm_lite.world.annotators import PANEL
 from picollm_lite.world.asks import ASKS, PHRASINGS, is_held_out, phrasing_indices, read, render
 from picollm_lite.world.concepts import by_id
@@ -187,3 +191,42 @@ def test_the_files_hold_as_many_pairs_as_wanted_and_can_be_read(built):
     asked = [{prompt[0]["content"] for prompt in rows["prompt"]} for rows in (train, test)]
     assert not asked[0] & asked[1]
     assert all(chosen != rejected for chosen, rejected in zip(train["chosen"], train["rejected"], strict=True))
+
+
+def test_defaults_are_those_of_a_signature():
+    assert build.defaults(lambda a, *, b=2, c="x": a, "c", "b") == {"c": "x", "b": 2}
+
+
+def test_a_checkpoint_is_kept_with_its_settings_and_the_same_bytes_again(monkeypatch, tmp_path, tiny_model, tokenizer):
+    monkeypatch.setattr(build, "CHECKPOINTS", tmp_path)
+    written = []
+    for _ in range(2):
+        build.keep(tiny_model(), tokenizer, "sft", start="base", seed=3)
+        written.append({path.name: path.read_bytes() for path in (tmp_path / "sft").iterdir()})
+    assert load_settings(tmp_path / "sft") == ({"stage": "sft", "start": "base", "seed": 3}, None)
+    assert written[0] == written[1] and "training.json" in written[0]
+
+
+@pytest.mark.parametrize("stage", [sft, reward, ppo, dpo])
+def test_the_shipped_settings_are_those_of_a_build(monkeypatch, stage):
+    """Without the training: every row of the shipped files is an example, and what the loop is given is noted."""
+    given, kept, name = {}, [], stage.__name__.rpartition(".")[2]
+    rm = SimpleNamespace(model=None, score=None)
+    monkeypatch.setattr(stage, "train", wrapped(stage.train, lambda *_, **settings: given.update(settings) or []))
+    monkeypatch.setattr(build, "load_policy", lambda *_, **__: (None, SimpleNamespace(pad_token_id=0)))
+    monkeypatch.setattr(
+        build, "RewardModel", SimpleNamespace(load=lambda *_, **__: rm, from_policy=lambda *_, **__: rm)
+    )
+    for encode in ("encode_demos", "encode_pairs"):
+        monkeypatch.setattr(build, encode, lambda rows, tokenizer: list(range(len(rows))))
+    monkeypatch.setattr(build, "keep", lambda *_, **settings: kept.append(settings))
+    getattr(build, f"build_{name}")()
+    assert load_settings(build.CHECKPOINTS / name) == ({"stage": name, **kept[0]}, None)
+    assert {key: value for key, value in given.items() if key in kept[0]}.items() <= kept[0].items()
+    assert kept[0]["seed"] == given["seed"] == build.SEED
+
+
+def wrapped(function, replacement):
+    """`replacement` with the signature of `function`."""
+    replacement.__signature__ = inspect.signature(function)
+    return replacement

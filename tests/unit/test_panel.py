@@ -113,6 +113,10 @@ def test_the_readout_is_one_line_of_step_numbers_and_time(screen):
     screen.now += 14
     panel.update(ppo(12, proxy=0.51, gold=0.32, kl=1.2))
     assert readout(panel) == "ppo: step 12/40, proxy 0.51, gold 0.32, kl 1.20; 14 s, about 33 s left"
+    screen.now += 2
+    panel.close()
+    screen.now += 5
+    assert panel.seconds == 16  # it stands still once the run is over
 
 
 def test_long_times_are_minutes(screen):

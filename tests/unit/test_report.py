@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from picollm_lite import paths
 from picollm_lite import report_card as command
 from picollm_lite.chat import respond
 from picollm_lite.evaluation.alignment_tax import fact_accuracy, perplexity
@@ -71,7 +72,9 @@ def suite():
 
 @pytest.fixture(scope="module")
 def card(folders, suite):
-    return report_card([folders / "rl"], ref=folders / "sft", suite=suite, reward=folders / "reward", **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "ROOT", folders)  # so that paths are shown from there on
+        return report_card([folders / "rl"], ref=folders / "sft", suite=suite, reward=folders / "reward", **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +136,11 @@ def test_pages_show_the_numbers(card, markdown):
 
 
 def test_what_is_not_recorded_stays_so(card, markdown):
-    assert re.search(r"\| sft \| \S+ \| 9,\d+ \| not recorded \| not recorded \|", markdown)
-    assert re.search(r"\| rl \| \S+ \| 9,\d+ \| 12 s \| kl\\_coef = 0.05, steps = 3 \|", markdown)
-    assert "No data file was named." in markdown
+    assert re.search(r"\| sft \| sft \| 9,\d+ \| not recorded \| not recorded \|", markdown)
+    assert re.search(r"\| rl \| rl \| 9,\d+ \| 12 s \| kl\\_coef = 0.05, steps = 3 \|", markdown)
+    assert "| reward model | reward |" in markdown and "No data file was named." in markdown
+    untimed = replace(card, ref=replace(card.ref, training=TrainingRecord({"epochs": 2}, None)))
+    assert re.search(r"\| 9,\d+ \| not recorded \| epochs = 2 \|", as_markdown(sections(untimed), "page.html"))
     files = [DataFile("demonstrations", "d", 4, "a1", None), DataFile("preferences", "p", 4, "b2", {"x": 3, "y": 1})]
     table = as_markdown(sections(replace(card, data=files)), "page.html")
     assert "| demonstrations | d | 4 | not recorded | a1 |" in table
@@ -248,9 +253,12 @@ def test_a_suite_needs_different_prompts(folders, rows, count, different):
         report_card([folders / "rl"], ref=folders / "sft", suite=Dataset.from_list(rows), **SMALL)
 
 
-def test_checkpoints_with_one_name_go_by_their_paths():
+def test_checkpoints_with_one_name_go_by_their_paths(tmp_path, monkeypatch):
     assert checkpoint_names(["a/sft", "b/ppo/"]) == ["sft", "ppo"]
     assert checkpoint_names(["a/sft", "a/ppo", "b/ppo"]) == ["sft", "a/ppo", "b/ppo"]
+    (tmp_path / "c" / "ppo").mkdir(parents=True)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    assert checkpoint_names([tmp_path / "c" / "ppo", "a/ppo"]) == ["c/ppo", "a/ppo"]
 
 
 def test_the_command_writes_both_files_or_neither(card, folders, tmp_path, monkeypatch, capsys):

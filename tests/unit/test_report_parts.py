@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from picollm_lite import paths
 from picollm_lite.evaluation.data_files import describe_demos, describe_preferences
 from picollm_lite.evaluation.metrics import Interval
 from picollm_lite.evaluation.training_record import load_settings, save_settings
@@ -25,7 +26,12 @@ def test_a_record_comes_back(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "training.json"]
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "12", None, True])
+def test_a_time_may_be_unknown(folder):
+    save_settings(folder, {"beta": 0.3})
+    assert load_settings(folder) == ({"beta": 0.3}, None)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "12", True])
 def test_a_time_is_a_number_from_0_on(folder, seconds):
     with pytest.raises(
         ValueError, match=r"training.json: expected `settings` by name and `seconds` from 0 on, got \{\}"
@@ -60,6 +66,17 @@ def test_a_broken_record_is_refused(folder, text, said):
         load_settings(folder)
 
 
+def test_paths_inside_the_project_begin_at_its_root(tmp_path, monkeypatch):
+    """However they were given, and from wherever; others, and what is no path, stay as they were given."""
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work" / "data")
+    assert paths.shown(tmp_path / "work" / "data") == paths.shown("../data") == paths.shown(".") == "data"
+    assert paths.shown("../../other") == "../../other" and paths.shown(tmp_path / "other") == str(tmp_path / "other")
+    assert paths.shown("someone/model") == "someone/model"  # a hub id, not a folder of data/
+
+
 def pair(**more):
     return {"prompt": "Why?", "chosen": "It splits words.", "rejected": "Thanks.", **more}
 
@@ -76,6 +93,10 @@ def test_a_preference_file_by_annotator(tmp_path, more, labelers):
     path = write_jsonl(tmp_path / "p.jsonl", [pair(**row) for row in more])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert describe_preferences(path) == ("preferences", str(path), 3, sha256, labelers)
+
+
+def test_a_shipped_file_goes_by_its_place_in_the_project():
+    assert describe_preferences(paths.PREFERENCES_TEST).path == "data/preferences_test.jsonl"
 
 
 def test_a_file_of_demonstrations(tmp_path):
