@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from IPython.display import Code, display
 
-from picollm_lite.ui.answers import dpo, ppo, preferences, reward, sft, start
+from picollm_lite.ui.answers import dpo, evaluation, ppo, preferences, reward, sft, start
 from picollm_lite.ui.grading import Exercise
 
 EXERCISES: dict[str, Exercise] = {
-    item.name: item for module in (start, sft, preferences, reward, ppo, dpo) for item in module.EXERCISES
+    item.name: item for module in (start, sft, preferences, reward, ppo, dpo, evaluation) for item in module.EXERCISES
 }
 
 
