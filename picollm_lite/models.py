@@ -152,6 +152,23 @@ def _load(
     return model.to(device).eval(), tokenizer
 
 
+@torch.no_grad()
+def interpolate(start: PreTrainedModel, end: PreTrainedModel, share: float) -> PreTrainedModel:
+    """A new model, each weight a `share` of the way from that of `start` to that of `end`: 0 is start, 1 is end.
+
+    From a policy's initialization to the policy: "linear interpolation towards initialization", Ramé et al. 2024, WARP.
+    Raises ValueError unless both have weights of the same names and shapes.
+    """
+    shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in (start, end)]
+    if shapes[0] != shapes[1]:
+        differ = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
+        raise ValueError(f"expected two models with the same weights, got others at {differ[0]}: start from one model")
+    model = deepcopy(start)
+    for weight, target in zip(model.parameters(), end.parameters(), strict=True):  # a tied weight comes once
+        weight.lerp_(target.to(weight), share)
+    return model
+
+
 def best_device() -> str:
     """The fastest device of this machine: cuda, mps or cpu."""
     if torch.cuda.is_available():

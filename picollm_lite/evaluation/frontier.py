@@ -11,11 +11,12 @@ from picollm_lite.evaluation.tables import from_rows, interval_columns
 
 
 class Point(NamedTuple):
-    """A checkpoint of a run: KL to the reference, and gold and proxy reward, one number or one a prompt."""
+    """A checkpoint of a run: KL to the reference, gold and proxy, one number or one a prompt, and its setting."""
 
     kl: float
     gold: float | Sequence[float]
     proxy: float | Sequence[float]
+    name: str = ""
 
 
 def frontier_table(runs: Mapping[str, Sequence[Point]], budgets: Sequence[float]) -> pd.DataFrame:

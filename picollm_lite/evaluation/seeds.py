@@ -1,5 +1,6 @@
 """Seeds as a random factor: does a difference between two methods hold for other seeds and other prompts?"""
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -50,3 +51,26 @@ def seed_study(differences: np.ndarray) -> SeedStudy:
     reach = student_t.ppf(0.975, dof) * np.sqrt(variance)
     interval = Interval(float(mean), float(mean - reach), float(mean + reach))
     return SeedStudy(interval, *map(float, components / components.sum()))
+
+
+def by_model(rows: Iterable[Mapping]) -> dict[str, np.ndarray]:
+    """Gold of each model (seeds, prompts), from rows of `seed`, `model` and `gold`, one number a prompt of the suite.
+
+    Seeds are in rising order, the same for every model, so that differences are paired. Raises ValueError where a model
+    lacks a seed or has it twice, and where numbers of prompts differ.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for row in rows:
+        runs = found.setdefault(row["model"], {})
+        if row["seed"] in runs:
+            raise ValueError(f"expected one row a model and seed, got two of {row['model']} with seed {row['seed']}")
+        runs[row["seed"]] = np.asarray(row["gold"], dtype=float)
+    seeds = sorted({seed for runs in found.values() for seed in runs})
+    for model, runs in found.items():
+        missing = [seed for seed in seeds if seed not in runs]
+        if missing:
+            raise ValueError(f"expected {model} with every seed, got none with seed {missing[0]}")
+    lengths = sorted({len(gold) for runs in found.values() for gold in runs.values()})
+    if len(lengths) > 1:
+        raise ValueError(f"expected one number for each prompt of one suite, got rows of {lengths} numbers")
+    return {model: np.stack([runs[seed] for seed in seeds]) for model, runs in found.items()}

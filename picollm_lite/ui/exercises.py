@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from IPython.display import Code, display
 
-from picollm_lite.ui.answers import dpo, online, ppo, preferences, reward, sft, start
+from picollm_lite.ui.answers import dpo, evaluation, online, ppo, preferences, reward, sft, start
 from picollm_lite.ui.grading import Exercise
 
-EXERCISES: dict[str, Exercise] = {
-    item.name: item for module in (start, sft, preferences, reward, ppo, dpo, online) for item in module.EXERCISES
-}
+MODULES = (start, sft, preferences, reward, ppo, dpo, online, evaluation)
+EXERCISES: dict[str, Exercise] = {item.name: item for module in MODULES for item in module.EXERCISES}
 
 
 def exercise(name: str) -> Callable[[Callable], Callable]:

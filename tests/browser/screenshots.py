@@ -14,6 +14,7 @@ NAMES = {  # by the first label in the widget; a training panel that has ended i
     "beta": "beta",
     "KL budget, nats an answer": "kl_budget",
     "n, answers to pick from": "best_of_n",
+    "KL to read at, nats an answer": "frontier",
     "key: a, b, t (tie), s (skip), u (undo)": "labelling",
 }
 

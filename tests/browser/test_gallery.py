@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 import torch, transformers
 
+from picollm_lite.evaluation.frontier import Point
 from picollm_lite.models import RewardModel, load_policy
 from picollm_lite.paths import CHECKPOINTS
 from picollm_lite.stages.sampling import Sample
+from picollm_lite.ui.explorers.frontier import frontier
 from picollm_lite.ui.explorers.playground import playground
 from picollm_lite.ui.explorers.reward_explorer import reward_explorer
 from picollm_lite.ui.explorers.sliders import Checkpointed, best_of_n, beta_slider, kl_budget
@@ -54,6 +56,10 @@ rows = [(2, 0.5, 1.0, 0.9), (4, 1.0, 1.5, 1.2), (6, 3.0, 2.0, 0.5), (8, 8.0, 2.5
 kl_budget([Checkpointed("ppo", *row, Sample(QUESTION, f"{HOSTILE} {row[0]}", *row[2:])) for row in rows])
 """,
     """
+points = [Point(0.0, [0.1, 0.2], [0.0, 0.1], "n = 1"), Point(1.0, [0.5, 0.7], [1.0, 1.2], HOSTILE)]
+frontier({HOSTILE: points, "PPO": [*points, Point(4.0, [0.2, 0.3], [2.0, 2.1], "a = 1")]})
+""",
+    """
 texts = [[f"{HOSTILE} {n}" for n in range(8)], [f"answer {n}" for n in range(8)]]
 scores = [[0.1 * n for n in range(8)], [0.2 * n for n in range(8)]]
 best_of_n([QUESTION, "What is attention?"], texts, scores, [[-score for score in row] for row in scores])
@@ -85,7 +91,13 @@ label_pairs(pairs, Path(os.environ["PICOLLM_OUTPUTS"], "labels.jsonl"))
 """,
 ]
 PANEL = 1  # its place in CELLS
-SLIDERS = {"beta", "KL budget, nats an answer", "n, answers to pick from", "temperature"}
+SLIDERS = {
+    "beta",
+    "KL budget, nats an answer",
+    "KL to read at, nats an answer",
+    "n, answers to pick from",
+    "temperature",
+}
 
 
 @pytest.fixture(scope="module", params=["locked", "colab"])

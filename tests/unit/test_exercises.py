@@ -12,23 +12,24 @@ import torch
 from torch.testing import assert_close
 
 from picollm_lite.chat import encode_conversation
+from picollm_lite.evaluation.judges import judged_points
+from picollm_lite.evaluation.metrics import RESAMPLES, mean_interval, paired_win_rate
 from picollm_lite.kernels import losses
 from picollm_lite.kernels.advantages import gae, leave_one_out
 from picollm_lite.kernels.logprobs import kl_k1, kl_k2, kl_k3, token_logprobs
 from picollm_lite.stages.best_of_n import best_of_n_kl
 from picollm_lite.ui import exercises
 from picollm_lite.ui.answers import dpo as dpo_answers
+from picollm_lite.ui.answers import evaluation as evaluation_answers
 from picollm_lite.ui.answers import online as online_answers
 from picollm_lite.ui.answers import ppo as ppo_answers
-from picollm_lite.ui.answers import preferences as preference_answers
 from picollm_lite.ui.answers import reward as reward_answers
 from picollm_lite.ui.answers import sft as sft_answers
 from picollm_lite.ui.answers import start as start_answers
-from picollm_lite.ui.exercises import EXERCISES, exercise, show_solution
+from picollm_lite.ui.exercises import EXERCISES, MODULES, exercise, show_solution
 from picollm_lite.ui.grading import Exercise, same
 from picollm_lite.world.rubric import OFFSET, WEIGHTS, score
 
-MODULES = (start_answers, sft_answers, preference_answers, reward_answers, ppo_answers, dpo_answers, online_answers)
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.py"))
 MISTAKES = [(name, cause) for name, item in EXERCISES.items() for cause in item.mistakes]
 SEEDS = range(20)
@@ -265,6 +266,40 @@ def test_leave_one_out_by_hand_and_by_kernel():
     assert got.tolist() == [2.25, -2.25, 0.0, 1.5, 1.5, -3.0]
     for scores, size in [(normal(12, seed=1), 4), *EXERCISES["leave_one_out_advantages"].cases]:
         assert_close(online_answers.leave_one_out_advantages(scores, size), leave_one_out(scores, size))
+
+
+def test_bootstrap_interval_by_hand_and_by_scipy():
+    # Differences 0 and 4; 39 resamples have mean 0, one of both prompts 2, 39 of the second 4: the ends of 79 are these
+    a, b, both = torch.tensor([1.0, 5.0]), torch.tensor([1.0, 1.0]), torch.tensor([[0, 1]])
+    draws = torch.cat([torch.zeros(39, 2, dtype=torch.long), both, torch.ones(39, 2, dtype=torch.long)])
+    assert evaluation_answers.bootstrap_interval(a, b, draws).tolist() == [0.0, 4.0]
+    assert evaluation_answers.bootstrap_interval(a, b, both.expand(9, 2)).tolist() == [2.0, 2.0]
+    for seed in range(3):
+        a, b = normal(2, 30, seed=seed)
+        draws = torch.from_numpy(np.random.default_rng(seed).integers(0, 30, (RESAMPLES, 30)))
+        wanted = mean_interval((a - b).numpy(), seed=seed)
+        assert evaluation_answers.bootstrap_interval(a, b, draws).tolist() == pytest.approx(wanted[1:])
+
+
+def test_swapped_points_by_hand_and_by_package():
+    given, swapped = ["a", "b", "a", "tie", "tie"], ["b", "a", "a", "tie", "b"]
+    assert evaluation_answers.swapped_points(given, swapped) == [1.0, 0.0, 0.5, 0.5, 0.5]
+    for given, swapped in EXERCISES["swapped_points"].cases:
+        verdicts = {(f"a{n}", f"b{n}"): v for n, v in enumerate(given)}
+        verdicts |= {(f"b{n}", f"a{n}"): v for n, v in enumerate(swapped)}
+        sides = zip(*((f"a{n}", f"b{n}") for n in range(len(given))), strict=True)
+        points = judged_points(lambda _, a, b, verdicts=verdicts: verdicts[a, b], ["Why?"] * len(given), *sides)
+        assert evaluation_answers.swapped_points(given, swapped) == points.tolist()
+
+
+def test_constant_win_rates_by_hand_and_by_package():
+    # the first beats 0, ties 1 and loses to 2; the second wins all
+    scores, baseline = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]]), torch.tensor([0.0, 1.0, 2.0])
+    assert evaluation_answers.constant_win_rates(scores, baseline).tolist() == [0.5, 1.0]
+    for seed in range(3):
+        scores, baseline = integers(-2, 3, 4, 9, seed=seed).float(), integers(-2, 3, 9, seed=seed + 50).float()
+        wanted = [paired_win_rate(row.numpy(), baseline.numpy()).rate for row in scores]
+        assert evaluation_answers.constant_win_rates(scores, baseline).tolist() == pytest.approx(wanted)
 
 
 # The checker, on an exercise of our own.

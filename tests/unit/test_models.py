@@ -24,7 +24,7 @@ from transformers import (
 
 from picollm_lite import models, scoring
 from picollm_lite.chat import Encoded
-from picollm_lite.models import RewardModel, ValueModel, best_device, load_policy, save
+from picollm_lite.models import RewardModel, ValueModel, best_device, interpolate, load_policy, save
 from picollm_lite.stages.sampling import checked_scores
 
 IDS = torch.tensor([[0, 1, 40, 50, 60, 2, 3]])
@@ -292,6 +292,32 @@ def test_best_device(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert best_device() == best
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_between_two_models_every_weight_is_on_the_line(tiny_model, share):
+    start, end = tiny_model(), tiny_model(seed=1)
+    between = dict(interpolate(start, end, share).named_parameters())
+    targets = dict(end.named_parameters())
+    for name, weight in tiny_model().named_parameters():  # by name: the model that was given has not moved
+        assert_close(between[name], (1 - share) * weight + share * targets[name], msg=name)
+        assert_close(dict(start.named_parameters())[name], weight, rtol=0, atol=0)
+    assert not any(weight is target for weight, target in zip(between.values(), end.parameters(), strict=True))
+
+
+def test_between_two_models_a_tied_weight_moves_once(tiny_model):
+    start, end = tiny_model(), tiny_model(seed=1)
+    model = interpolate(start, end, 0.5)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    halfway = (start.get_input_embeddings().weight + end.get_input_embeddings().weight) / 2
+    assert_close(model.get_output_embeddings().weight, halfway)
+    assert not model.training and all(weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize("config", [{"hidden_size": 32}, {"num_hidden_layers": 1}, {"tie_word_embeddings": False}])
+def test_there_is_nothing_between_models_of_two_kinds(tiny_model, config):
+    with pytest.raises(ValueError, match=r"the same weights, got others at \w+"):
+        interpolate(tiny_model(), tiny_model(**config), 0.5)
 
 
 def test_a_tokenizer_that_was_loaded_is_saved_as_it_was(tiny_model, tokenizer, tmp_path):

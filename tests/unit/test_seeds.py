@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from picollm_lite.evaluation.metrics import Interval, mean_interval
-from picollm_lite.evaluation.seeds import seed_study
+from picollm_lite.evaluation.seeds import by_model, seed_study
 
 # Rows are seeds: 2 +- 1 for a seed, -+ 2 for a prompt, and a rest of +-1 in a chessboard.
 GRID = np.array([[2, 4], [-2, 4]])
@@ -92,3 +92,31 @@ def test_one_seed_or_one_prompt_is_refused(shape):
 def test_differences_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="expected finite differences, got 2 that are not"):
         seed_study(np.array([[1.0, math.nan], [math.inf, 0.0]]))
+
+
+ROWS = [
+    {"seed": 3, "model": "PPO", "gold": [1, 2]},
+    {"seed": 0, "model": "SFT", "gold": [5.0, 6.0]},
+    {"seed": 0, "model": "PPO", "gold": [3.0, 4.0]},
+    {"seed": 3, "model": "SFT", "gold": [7.0, 8.0]},
+]
+
+
+def test_rows_become_arrays_with_seeds_in_order():
+    gold = by_model(ROWS)
+    assert list(gold) == ["PPO", "SFT"]
+    assert gold["PPO"].tolist() == [[3, 4], [1, 2]] and gold["SFT"].tolist() == [[5, 6], [7, 8]]
+    assert by_model([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ROWS, ROWS[0]], "got two of PPO with seed 3"),
+        (ROWS[:3], "expected SFT with every seed, got none with seed 3"),
+        ([*ROWS[:3], {"seed": 3, "model": "SFT", "gold": [1]}], r"got rows of \[1, 2\] numbers"),
+    ],
+)
+def test_rows_that_do_not_pair_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        by_model(rows)
