@@ -171,7 +171,9 @@ plots.show(
 # %%
 for reward, values in {"gold": gold, "proxy": proxy}.items():
     print(f"by {reward:<6}", " > ".join(sorted(values, key=lambda name: -values[name].mean())))
-written = write_jsonl(outputs() / "suite_gold.jsonl", [{"model": name, "gold": list(gold[name])} for name in gold])
+written = write_jsonl(
+    outputs() / "suite_gold.jsonl", [{"model": name, "gold": gold[name].round(4).tolist()} for name in gold]
+)
 print(f"gold of every prompt: {written.name}")
 
 # %% [markdown]

@@ -25,8 +25,8 @@ from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_prefe
 from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.files import write_jsonl
 from picollm_lite.models import RewardModel, load_policy, save
-from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, QUALITY, RESULTS
-from picollm_lite.stages import dpo, ppo, reward, sft
+from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, QUALITY, RESULTS, SEEDS
+from picollm_lite.stages import dpo, group_policy, online_dpo, ppo, reward, sft
 from picollm_lite.world.annotators import draw
 from picollm_lite.world.asks import ASKS
 from picollm_lite.world.rubric import score
@@ -39,6 +39,7 @@ CONTEXT = 256
 N_PAIRS, N_TEST_PAIRS, N_DPO_PAIRS = 12_000, 1_000, 5_000
 SAMPLE_BATCH = 512
 DPO_BETA = 0.3
+ONLINE = {"steps": 20, "group_size": 4, "learning_rate": 3e-4}  # of notebook 06
 N_VAL = 200  # the first demonstrations are kept for validation
 BASE_STEPS, BASE_BATCH, BASE_LENGTH = 800, 32, 128
 MODEL = {
@@ -63,6 +64,8 @@ def main() -> None:
         build_reward,
         build_ppo,
         build_dpo,
+        build_online_dpo,
+        build_grpo,
         update_readme,
     ):
         start = time.perf_counter()
@@ -172,13 +175,28 @@ def build_reward() -> None:
 
 def build_ppo() -> None:
     """`data/checkpoints/ppo`: the SFT model after PPO against the reward model, with the settings of notebook 04."""
+    against_reward("ppo", ppo.train, **defaults(ppo.PPOConfig, "steps", "kl_coef", "learning_rate"))
+
+
+def build_online_dpo() -> None:
+    """`data/checkpoints/online_dpo`: the SFT model after online DPO, with the settings of notebook 06."""
+    against_reward("online_dpo", online_dpo.train, **ONLINE, beta=0.1)
+
+
+def build_grpo() -> None:
+    """`data/checkpoints/grpo`: the SFT model after GRPO, with the settings of notebook 06."""
+    against_reward("grpo", group_policy.grpo, **ONLINE, kl_coef=0.3, epochs=1)
+
+
+def against_reward(stage: str, train: Callable, **settings: float) -> None:
+    """Train the SFT model on scores of the reward model, and keep it."""
     policy, tokenizer = load_policy(CHECKPOINTS / "sft", device="cpu")
     model = RewardModel.load(CHECKPOINTS / "reward", device="cpu")
     prompts = sorted({prompt[-1]["content"] for prompt in load_preferences(PREFERENCES)["prompt"]})
-    for _ in ppo.train(policy, model.score, prompts, tokenizer=tokenizer, seed=SEED):
+    settings |= defaults(ppo.PPOConfig, "batch_size", "unfinished_score")
+    for _ in train(policy, model.score, prompts, tokenizer=tokenizer, seed=SEED, **settings):
         pass
-    settings = defaults(ppo.PPOConfig, "steps", "kl_coef", "batch_size", "learning_rate", "unfinished_score")
-    keep(policy, tokenizer, "ppo", start="sft", prompts=len(prompts), **settings, seed=SEED)
+    keep(policy, tokenizer, stage, start="sft", prompts=len(prompts), **settings, seed=SEED)
 
 
 def build_dpo() -> None:
@@ -251,7 +269,7 @@ def update_readme() -> None:
     lines += [
         _table_row(path)
         for path in sorted(DATA.rglob("*"))
-        if path.is_file() and path not in (readme, RESULTS, QUALITY)
+        if path.is_file() and path not in (readme, RESULTS, QUALITY, SEEDS)
     ]
     text = readme.read_text(encoding="utf-8")
     table = "<!-- files: begin -->\n" + "\n".join(lines) + "\n<!-- files: end -->"

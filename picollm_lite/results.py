@@ -1,4 +1,4 @@
-"""Do the results hold? Runs the notebooks with several seeds and writes what came out to data/results.md.
+"""Do the results hold? Runs the notebooks with several seeds; writes data/results.md, and data/seeds.jsonl for 07.
 
     python -m picollm_lite.results [--seeds 0 1 2 3 4] [--only 01 04] [--jobs 2] [--into FILE]
 
@@ -28,7 +28,7 @@ import torch
 import transformers
 
 from picollm_lite import course, paths
-from picollm_lite.files import replace_file
+from picollm_lite.files import read_jsonl, replace_file, write_jsonl
 
 SEED_LINE = re.compile(r"^SEED = \d+$", re.M)
 CLAIM = re.compile(r"^CLAIM (ok|failed): (.*)$", re.M)
@@ -97,6 +97,12 @@ def printed(nb: nbformat.NotebookNode) -> str:
     return "\n".join(output.get("text", "") for cell in nb.cells for output in cell.get("outputs", []))
 
 
+def gold_by_seed(folders: Mapping[int, Path]) -> list[dict]:
+    """What notebook 07 left in the seeds' folders: rows of `seed`, `model` and `gold`, a number a prompt of the suite."""
+    left = [(seed, folder / "suite_gold.jsonl") for seed, folder in folders.items()]
+    return [{"seed": seed, **row} for seed, path in left if path.exists() for row, _ in read_jsonl(path)]
+
+
 def as_markdown(kept: Mapping[int, Mapping[str, Outcome]]) -> str:
     """Both tables of every seed's outcomes by notebook, with date, versions and machine."""
     seeds = list(kept)
@@ -157,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
             run.result()
             kept = {seed: kept_outcomes(folder) for seed, folder in folders.items()}
             options.into.write_text(as_markdown(kept), encoding="utf-8")
+    if rows := gold_by_seed(folders):  # last of all, as notebook 07 reads it
+        write_jsonl(options.into.with_name(paths.SEEDS.name), rows)
     return 0
 
 

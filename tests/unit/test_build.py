@@ -11,7 +11,7 @@ from picollm_lite import build
 from picollm_lite.build import build_preferences, labeled, preference_prompts, sampled_pairs
 from picollm_lite.data import load_preferences
 from picollm_lite.evaluation.training_record import load_settings
-from picollm_lite.stages import dpo, ppo, reward, sft
+from picollm_lite.stages import dpo, group_policy, online_dpo, ppo, reward, sft
 from picollm_lite.world.annotators import PANEL
 from picollm_lite.world.asks import ASKS, PHRASINGS, is_held_out, phrasing_indices, read, render
 from picollm_lite.world.concepts import by_id
@@ -207,12 +207,17 @@ def test_a_checkpoint_is_kept_with_its_settings_and_the_same_bytes_again(monkeyp
     assert written[0] == written[1] and "training.json" in written[0]
 
 
-@pytest.mark.parametrize("stage", [sft, reward, ppo, dpo])
-def test_the_shipped_settings_are_those_of_a_build(monkeypatch, stage):
+@pytest.mark.parametrize(
+    ("name", "stage", "loop"),
+    [(module.__name__.rpartition(".")[2], module, "train") for module in (sft, reward, ppo, dpo, online_dpo)]
+    + [("grpo", group_policy, "grpo")],
+)
+def test_the_shipped_settings_are_those_of_a_build(monkeypatch, name, stage, loop):
     """Without the training: every row of the shipped files is an example, and what the loop is given is noted."""
-    given, kept, name = {}, [], stage.__name__.rpartition(".")[2]
+    given, kept = {}, []
     rm = SimpleNamespace(model=None, score=None)
-    monkeypatch.setattr(stage, "train", wrapped(stage.train, lambda *_, **settings: given.update(settings) or []))
+    train = wrapped(getattr(stage, loop), lambda *_, **settings: given.update(settings) or [])
+    monkeypatch.setattr(stage, loop, train)
     monkeypatch.setattr(build, "load_policy", lambda *_, **__: (None, SimpleNamespace(pad_token_id=0)))
     monkeypatch.setattr(
         build, "RewardModel", SimpleNamespace(load=lambda *_, **__: rm, from_policy=lambda *_, **__: rm)

@@ -5,6 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from picollm_lite import course, results
+from picollm_lite.files import read_jsonl
 
 SEEDED = """SEED = 0
 print("SEED is", SEED)"""
@@ -86,3 +87,18 @@ def test_a_whole_run_starts_from_nothing(sample):
     (sample / "02_next.ipynb").unlink()
     results.main(into)
     assert not (sample / "outputs/results/seed-3/left").exists()
+
+
+GOLD = """from picollm_lite.files import write_jsonl
+from picollm_lite.paths import outputs
+rows = [{"model": "SFT", "gold": [SEED, 0.5]}, {"model": "PPO", "gold": [1, SEED]}]
+write_jsonl(outputs() / "suite_gold.jsonl", rows)"""
+
+
+def test_the_gold_of_every_seed_is_collected(sample):
+    nb = new_notebook(cells=[new_code_cell(SEEDED), new_code_cell(GOLD)])
+    nbformat.write(nb, sample / "07_last.ipynb")
+    results.main(["--seeds", "3", "4", "--into", str(sample / "results.md"), "--only", "07"])
+    rows = [row for row, _ in read_jsonl(sample / "seeds.jsonl")]
+    assert [(row["seed"], row["model"]) for row in rows] == [(3, "SFT"), (3, "PPO"), (4, "SFT"), (4, "PPO")]
+    assert rows[-1]["gold"] == [1, 4]
