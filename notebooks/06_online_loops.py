@@ -40,6 +40,7 @@ from picollm_lite.chat import answer, respond
 from picollm_lite.data import load_preferences, load_suite
 from picollm_lite.evaluation.features import features
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval, paired_win_rate
+from picollm_lite.evaluation.training_record import save_settings
 from picollm_lite.kernels.advantages import group_normalise, leave_one_out
 from picollm_lite.kernels.group_losses import grpo_loss, reinforce_loss
 from picollm_lite.kernels.logprobs import kl_k3
@@ -204,7 +205,7 @@ check(
 class Loop(NamedTuple):
     policy: PreTrainedModel
     records: list
-    seconds: float
+    seconds: float  # of training
 
 
 def gold_fn(prompts, responses):
@@ -223,9 +224,9 @@ def run(name, loop, **settings):
     steps = loop(
         policy, reward_model.score, prompts, tokenizer=tokenizer, ref=ref, gold_fn=gold_fn, **settings
     )  # a generator: one record a step
-    started = time.perf_counter()
-    records = TrainingPanel(name, CHARTS).follow(steps)
-    loops[name] = Loop(policy, records, time.perf_counter() - started)
+    panel = TrainingPanel(name, CHARTS)
+    records = panel.follow(steps)
+    loops[name] = Loop(policy, records, panel.seconds)
 
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -480,9 +481,14 @@ for a, b in (("RLOO", "online DPO"), ("Dr. GRPO", "GRPO"), ("RLOO", "rejection s
 # Notebook 07 compares them with the others.
 
 # %%
-for name, folder in {"online DPO": "online_dpo", "GRPO": "grpo"}.items():
-    saved = save(loops[name].policy, tokenizer, outputs() / "checkpoints" / folder)
-    print(f"saved {saved.parent.name}/{saved.name}")
+budget = {"start": "sft", "prompts": len(prompts), "steps": STEPS, "batch_size": BATCH_SIZE, "group_size": GROUP_SIZE}
+for name, stage, settings in (
+    ("online DPO", "online_dpo", {"learning_rate": ONLINE_DPO_RATE, "beta": BETA}),
+    ("GRPO", "grpo", {"learning_rate": GRPO_RATE, "kl_coef": KL_COEF}),
+):
+    folder = save(loops[name].policy, tokenizer, outputs() / "checkpoints" / stage)
+    save_settings(folder, {"stage": stage, **budget, **settings, "seed": SEED}, loops[name].seconds)
+    print(f"saved {folder.parent.name}/{folder.name}")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap

@@ -98,7 +98,7 @@ def printed(nb: nbformat.NotebookNode) -> str:
 
 
 def gold_by_seed(folders: Mapping[int, Path]) -> list[dict]:
-    """What notebook 07 left in the seeds' folders: rows of `seed`, `model` and `gold`, a number a prompt of the suite."""
+    """What 07 left in the seeds' folders: rows of `seed`, `model` and `gold`, a number a prompt of the suite."""
     left = [(seed, folder / "suite_gold.jsonl") for seed, folder in folders.items()]
     return [{"seed": seed, **row} for seed, path in left if path.exists() for row, _ in read_jsonl(path)]
 
