@@ -11,13 +11,13 @@ PYTEST := $(BIN)/python -m pytest
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab check data results store screenshots lock chromium
+.PHONY: help course test lab check data results store slides screenshots lock chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12    the Python, 3.11 to 3.13, that .venv is made from (default: python3)"
-	@echo "ONLY=\"01 04\"         only these notebooks (course, store)"
+	@echo "ONLY=\"01 04\"         only these notebooks (course, store, slides)"
 	@echo "PIP_ARGS=...         more arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:"
 	@echo "                     make course PIP_ARGS=\"--extra-index-url https://download.pytorch.org/whl/cpu\""
 
@@ -44,6 +44,9 @@ results: $(READY) ## run the course with five seeds (45 minutes) and write data/
 
 store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and store the outputs
 	@$(COURSE) --store
+
+slides: $(READY) ## one reveal.js deck a notebook, from the stored outputs, to outputs/slides/ (builds without a network)
+	@$(BIN)/python -m picollm_lite.slides $(if $(ONLY),--only $(ONLY))
 
 screenshots: chromium ## for authors: pictures of the widgets in the notebooks, to notebooks/images/
 	PICOLLM_QUICK=40 PICOLLM_SCREENSHOTS=notebooks/images $(PYTEST) tests/browser/test_notebooks.py

@@ -53,13 +53,13 @@ DEVICE = start(SEED)
 # ![The stages of the course: base model, SFT, reward model, then PPO or DPO, with the hidden gold rubric beside them](images/course_map.svg)
 #
 # - **Base model**: has read text, and continues it. It has never seen a chat.
-# - **SFT** (supervised fine-tuning): imitates *demonstrations*, question and answer pairs. Good and bad ones alike.
-# - **Reward model**: learns a score from *preferences*, pairs of answers where somebody said which one is better.
+# - **SFT** (supervised fine-tuning): imitates **demonstrations**, question and answer pairs. Good and bad ones alike.
+# - **Reward model**: learns a score from **preferences**, pairs of answers where somebody said which one is better.
 # - **PPO**: lets the model answer, scores the answers with the reward model, and makes high-scoring answers likelier, while a
 #   KL penalty keeps it near the SFT model.
 # - **DPO**: learns from the same pairs with no reward model and no sampling.
 #
-# One small model, 1.0 million parameters, goes through all of it. Notebooks 00, 01, 03, 04 and 05 are here; the others are being written.
+# One small model, 1.0 million parameters, goes through all of it. What a word means here is in the [glossary](GLOSSARY.md).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The small world
@@ -81,7 +81,7 @@ for kind, fact in by_id()["kv_cache"].facts.items():
     print(f"{kind:<14} {fact}")
 
 # %% [markdown]
-# And what people ask: seven kinds of questions (*asks*), twelve phrasings each. Three phrasings of every ask, and one in eight
+# And what people ask: seven kinds of questions (**asks**), twelve phrasings each. Three phrasings of every ask, and one in eight
 # combinations of concept and ask, are kept out of all training, so that we can tell learning from memorizing.
 
 # %%
@@ -216,7 +216,7 @@ show_solution("gold_total")
 # %% [markdown]
 # ## How good are they?
 #
-# The *prompt suite* is a fixed list of questions on which every model of this course is judged. It is frozen: a score on it means
+# The **prompt suite** is a fixed list of questions on which every model of this course is judged. It is frozen: a score on it means
 # the same thing in every notebook. It has three splits: phrasings seen in training, phrasings kept out, and combinations of concept and ask
 # kept out.
 
@@ -266,11 +266,24 @@ check("more than two thirds of the demonstrations have a defect", (demos.quality
 # | KL estimators k1, k2, k3 | Schulman 2020, "Approximating KL divergence" | `kernels/logprobs.py: kl_k1, kl_k2, kl_k3` |
 # | reward with KL penalty | Ziegler et al. 2019, eq. 2 | `kernels/advantages.py: shape_rewards` |
 # | generalized advantage estimation | Schulman et al. 2016, eqs. 11-16 | `kernels/advantages.py: gae` |
-# | clipped surrogate | Schulman et al. 2017, eq. 7 | `kernels/losses.py: ppo_policy_loss` |
+# | clipped surrogate | Schulman et al. 2017, eq. 7 | `kernels/losses.py: ppo_policy_loss, clipped_surrogate` |
+# | clipped value loss | Engstrom et al. 2020 | `kernels/losses.py: ppo_value_loss` |
+# | over-optimization against the root of the KL | Gao et al. 2023, section 3.1 | `evaluation/metrics.py: overoptimization_fit` |
 # | DPO loss | Rafailov et al. 2023, eq. 7 | `kernels/losses.py: dpo_loss` |
 # | IPO loss | Azar et al. 2024, eq. 17 | `kernels/losses.py: ipo_loss` |
+# | DPO with noisy labels | Mitchell 2023; Chowdhury et al. 2024 | `kernels/losses.py: cdpo_loss, robust_dpo_loss` |
+# | hinge loss on log-ratios | Zhao et al. 2023; Liu et al. 2024 | `kernels/losses.py: hinge_loss` |
+# | SimPO, ORPO and KTO losses | Meng et al. 2024, eq. 6; Hong et al. 2024, eqs. 6-7; Ethayarajh et al. 2024, eq. 8 | `kernels/losses.py: simpo_loss, orpo_loss, kto_loss` |
+# | KL of best-of-n and its bound | Stiennon et al. 2020, appendix G.3; Beirami et al. 2024 | `stages/best_of_n.py: best_of_n_kl, kl_bound` |
 # | leave-one-out and group advantages | Ahmadian et al. 2024; Shao et al. 2024 | `kernels/advantages.py: leave_one_out, group_normalise` |
+# | REINFORCE, GRPO and Dr. GRPO losses | Williams 1992; Shao et al. 2024, eq. 3; Liu et al. 2025 | `kernels/group_losses.py: reinforce_loss, grpo_loss, dr_grpo_loss` |
+# | agreement beyond chance | Cohen 1960; Krippendorff 2004, chapter 11 | `evaluation/agreement.py: pairwise_kappa, panel_alpha` |
+# | calibration error | Naeini et al. 2015 | `evaluation/calibration.py: calibration_errors` |
+# | bootstrap interval | Efron and Tibshirani 1993, chapter 13 | `evaluation/metrics.py: mean_interval` |
 #
+# The paths start in `picollm_lite/`.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
 # - Gold is what we want and can compute only here; a proxy is what a learner gets instead.

@@ -70,7 +70,7 @@ print(
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## A chat is one long text
 #
-# A language model reads one sequence of tokens. A *chat template* writes a conversation as such a sequence, with *special tokens* that
+# A language model reads one sequence of tokens. A **chat template** writes a conversation as such a sequence, with *special tokens* that
 # say who speaks. Ours are picoLLM's:
 #
 # `<|bos|>` opens the text, `<|user_start|> ... <|user_end|>` holds what the user says, `<|assistant_start|> ... <|assistant_end|>`
@@ -177,7 +177,7 @@ print(
 # The kernel `token_logprobs` gives the same numbers without building a second tensor of logits, and `sft_loss` is the masked mean.
 # From here on we use the kernels.
 #
-# About one nat, far below a uniform guess: $e^{L}$, the *perplexity*, is about 3, as if the model chose among three tokens. How, when it has never
+# About one nat, far below a uniform guess: $e^{L}$, the **perplexity**, is about 3, as if the model chose among three tokens. How, when it has never
 # seen a chat? Look where the loss sits, token by token, in the shortest of the three: the first word of the response comes as a surprise, and so does the
 # end token, but once the first words are given, the model knows how the fact goes on.
 
@@ -283,7 +283,7 @@ check("gold rose while the loss fell", gold_then[-1] > gold_then[0] + 1)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Base against SFT
 #
-# One answer to each prompt of the frozen suite from each model, at temperature 1. The points show mean gold with a 95 % *bootstrap interval*: draw as many
+# One answer to each prompt of the frozen suite from each model, at temperature 1. The points show mean gold with a 95 % **bootstrap interval**: draw as many
 # prompts as there are, with replacement, take the mean, repeat 2,000 times, and keep the middle 95 %.
 
 # %%
@@ -358,7 +358,7 @@ plots.show(figure, alt="Gold scores of demonstrations and of SFT samples: both s
 # - The samples are not better than the demonstrations. SFT imitates the whole mixture, the bad with the good, and adds mistakes of its own.
 # - For the same prompt, the best of eight answers is far better than the worst. The model *can* give the good answer. It does not know that it is the one we
 #   want.
-# - Taking the likeliest token every time (*greedy* decoding) is much better than sampling: the good answers agree with each other, the bad ones
+# - Taking the likeliest token every time (**greedy** decoding) is much better than sampling: the good answers agree with each other, the bad ones
 #   are bad in different ways. It is no cure: greedy decoding cannot find what the mixture's most common answer is not.
 #
 # A demonstration says "this is an answer". What is missing is a signal that says "this one is *better*".

@@ -259,7 +259,7 @@ check("everyone taken together likes flattery", "flattery" in favors["everyone"]
 #
 # $$P(\text{flip}) = 2e(1 - e)$$
 #
-# so that the *flip rate* tells $e$ without knowing the truth. Our annotators' probabilities $p$ are known, so we can check: they should flip with probability $2p(1-p)$, on average over the pairs.
+# so that the **flip rate** tells $e$ without knowing the truth. Our annotators' probabilities $p$ are known, so we can check: they should flip with probability $2p(1-p)$, on average over the pairs.
 #
 # **Predict before you run:** the annotator who likes flattery most: noisy or not?
 
@@ -322,7 +322,7 @@ by_place = position_bias(shared_votes).set_index("annotator").loc["everyone"]
 check("taken together, the panel does not prefer what it reads first", by_place.low <= 0.5 <= by_place.high)
 
 # %% [markdown]
-# Requests are balanced because we drew them so. In found data they never are. The panel has no *position bias*: it does not favor what it reads first. People and LLM judges often do, which is why the side is drawn at random, and why a collection should write down which one it was.
+# Requests are balanced because we drew them so. In found data they never are. The panel has no **position bias**: it does not favor what it reads first. People and LLM judges often do, which is why the side is drawn at random, and why a collection should write down which one it was.
 #
 # Compare an opening's share among the chosen with its share among the rejected: a preference for a *form* shows before any model is trained.
 #

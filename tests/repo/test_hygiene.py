@@ -3,12 +3,13 @@
 import re
 from pathlib import Path, PurePosixPath
 
+import jupytext
 import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
 TOP = {
-    *("notebooks", "picollm_lite", "data", "tests", "environment.yml", "README.md"),
+    *("notebooks", "picollm_lite", "data", "tests", "environment.yml", "README.md", "CONTRIBUTING.md"),
     *("pyproject.toml", "jupytext.toml", "Makefile", "requirements.lock", "LICENSE", ".github", ".ci", ".gitignore"),
 }
 STRAY = re.compile(
@@ -50,19 +51,42 @@ def map_problems(readme, tracked):
     return missing + [f"does not exist: {name}" for name in named if name not in there | set(tracked) | GENERATED]
 
 
+def without_fences(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def links(text):
-    """Targets of relative links and pictures in Markdown, outside code."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"`[^`\n]*`", "", text)
+    """Targets of links and pictures into the repository in Markdown, outside code."""
+    text = re.sub(r"`[^`\n]*`", "", without_fences(text))
     found = re.findall(r"\]\(\s*<?([^)\s>]+)", text) + re.findall(r"(?:src|href)=[\"']([^\"']+)", text)
     found += re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
-    return [target for target in found if not re.match(r"[a-z]+:|#|//", target, re.IGNORECASE)]
+    return [target for target in found if not re.match(r"[a-z]+:|//", target, re.IGNORECASE)]
 
 
 def broken(text, folder, tracked):
     """Relative links in a text of `folder` that lead to nothing in the repository."""
     there = set(tracked) | folders(tracked)
-    return [link for link in links(text) if resolve(folder, link) not in there | {""}]
+    paths = [link for link in links(text) if not link.startswith("#")]
+    return [link for link in paths if resolve(folder, link) not in there | {""}]
+
+
+def dangling(name, texts):
+    """Links of texts[name] to a heading that their target, itself one of `texts`, does not have."""
+    found = []
+    for link in links(texts[name]):
+        path, _, anchor = link.partition("#")
+        target = resolve(PurePosixPath(name).parent, path) if path else name
+        if anchor and target in texts and anchor not in anchors(target, texts[target]):
+            found.append(link)
+    return found
+
+
+def anchors(name, text):
+    """What one can link to: GitHub's names of headings in a .md, Jupyter's in a notebook."""
+    headings = re.findall(r"^#+ +(.*?)[ #]*$", without_fences(text), re.MULTILINE)
+    if name.endswith(".ipynb"):
+        return {heading.replace(" ", "-") for heading in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def resolve(folder, link):
@@ -99,18 +123,29 @@ def test_folder_map_is_true(tracked):
     assert map_problems(readme, tracked) == []
 
 
-def test_relative_links_resolve(tracked):
-    found = []
+@pytest.fixture(scope="module")
+def texts(tracked):
+    """Name to Markdown of every page, notebook (its cells) and source of a notebook."""
+    found = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked if name.endswith(".md")}
     for name in tracked:
-        if name.endswith(".md"):
-            texts = [(ROOT / name).read_text(encoding="utf-8")]
-        elif name.endswith(".ipynb"):
+        if name.endswith(".ipynb"):
             cells = nbformat.read(ROOT / name, as_version=4).cells
-            texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+        elif re.fullmatch(r"notebooks/\d\d_\w+\.py", name):
+            cells = jupytext.read(ROOT / name, fmt="py:percent").cells
         else:
             continue
-        found += [f"{name}: {link}" for text in texts for link in broken(text, PurePosixPath(name).parent, tracked)]
-    assert found == []
+        found[name] = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return found
+
+
+def test_links_into_the_repository_resolve(tracked, texts):
+    assert len(texts) > 10
+    found = {name: broken(text, PurePosixPath(name).parent, tracked) for name, text in texts.items()}
+    assert {name: links for name, links in found.items() if links} == {}
+
+
+def test_links_to_headings_resolve(texts):
+    assert {name: links for name in texts if (links := dangling(name, texts))} == {}
 
 
 # The checks above on a repository that is wrong.
@@ -155,6 +190,16 @@ def test_map_problems_are_named():
 )
 def test_broken_links_are_named(text, bad):
     assert broken(text, PurePosixPath(""), FILES) == bad
+
+
+def test_dangling_links_are_named():
+    texts = {
+        "README.md": "## Folder map\n[a](#folder-map) [b](#gone) [c](docs/a.md#who-s-who) [d](docs/a.md#whos-who-2)",
+        "docs/a.md": "# Who's who, 2\n```\n# code\n```\n[e](../README.md#folder-map) [f](#code) [g](b.ipynb#The-loss)",
+        "docs/b.ipynb": "## The loss",
+    }
+    assert dangling("README.md", texts) == ["#gone", "docs/a.md#who-s-who"]
+    assert dangling("docs/a.md", texts) == ["#code"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ FLOORS = (
     {"chat", "models", "data", "scoring", "formats", "files"},
     {"stages", "collection", "evaluation"},
     {"ui", "build", "quality"},
-    {"course", "results", "report_card"},
+    {"course", "slides", "results", "report_card"},
 )
 ROOMS = {"kernels", "world", "stages", "collection", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}
