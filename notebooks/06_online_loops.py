@@ -95,9 +95,7 @@ pd.DataFrame({"question": asked, "proxy": r.cpu(), "gold": gold_scores(asked, te
 
 # %%
 started = time.perf_counter()
-draws = best_of_n.draw(
-    ref, reward_model.score, questions, N_MAX, tokenizer=tokenizer, gold_fn=gold_scores, seed=SEED
-)  # N_MAX answers to every prompt of the suite
+draws = best_of_n.draw(ref, reward_model.score, questions, N_MAX, tokenizer=tokenizer, gold_fn=gold_scores, seed=SEED)
 curve = best_of_n.curve(draws)  # what best-of-n gives for n = 1, ..., N_MAX
 print(f"{draws.proxy.size:,} answers in {time.perf_counter() - started:.0f} s")
 
@@ -221,9 +219,7 @@ def run(name, loop, **settings):
     """Train a fresh copy of the SFT model in a live panel; an interrupt keeps what was trained so far."""
     policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
     settings = {"steps": STEPS, "batch_size": BATCH_SIZE, "group_size": GROUP_SIZE, "seed": SEED, **settings}
-    steps = loop(
-        policy, reward_model.score, prompts, tokenizer=tokenizer, ref=ref, gold_fn=gold_fn, **settings
-    )  # a generator: one record a step
+    steps = loop(policy, reward_model.score, prompts, tokenizer=tokenizer, ref=ref, gold_fn=gold_fn, **settings)
     panel = TrainingPanel(name, CHARTS)
     records = panel.follow(steps)
     loops[name] = Loop(policy, records, panel.seconds)
