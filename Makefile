@@ -21,7 +21,7 @@ help: ## this list
 	@echo "PIP_ARGS=...         more arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:"
 	@echo "                     make course PIP_ARGS=\"--extra-index-url https://download.pytorch.org/whl/cpu\""
 
-course: $(READY) ## execute every notebook in order; executed copies, HTML pages and checkpoints go to outputs/
+course: $(READY) ## execute every notebook in order; executed copies, HTML pages, checkpoints and a report card go to outputs/
 	@$(COURSE)
 
 test: check chromium $(COLAB) ## everything that CI runs: check, the other tests, then every notebook cell by cell
@@ -39,7 +39,7 @@ check: $(READY) ## lint and unit tests only
 data: $(READY) ## rebuild everything in data/
 	$(BIN)/python -m picollm_lite.build
 
-results: $(READY) ## run the course with five seeds (45 minutes) and write data/results.md
+results: $(READY) ## run the course with five seeds (75 minutes), write data/results.md and data/seeds.jsonl
 	$(BIN)/python -m picollm_lite.results $(if $(ONLY),--only $(ONLY))
 
 store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and store the outputs
