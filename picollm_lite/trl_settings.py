@@ -114,20 +114,22 @@ trl {stage} --config config.yaml
 
 
 EVERYWHERE = (
-    "A batch has random rows; ours have rows of nearly equal length.",
     "`per_device_train_batch_size` is for each device: divide it by their number to keep the batch.",
     "The learning rate starts at 0, so that it warms up one update later.",
     "Weights are kept on disk in fp16 and trained in fp32 (`dtype`, `bf16`). On a GPU that has it, `bf16: true` is "
     "faster; for a model that does not fit, set `gradient_checkpointing: true`.",
 )
+_RANDOM = "A batch has random rows; ours have rows of nearly equal length."
 _CUT = "A row with more than `max_length` tokens is cut at the end"
 DIFFERENCES = {
     "sft": (
+        _RANDOM,
         "`assistant_only_loss` is our response mask: what the chat template's generation block marks, the end token "
         "included.",
         f"{_CUT}; ours refuses it.",
     ),
     "reward": (
+        _RANDOM,
         "`model/` is the policy with our new head instead of the vocabulary; TRL would draw one of its own.",
         "There is no loss on answers to other prompts (our `off_prompt_weight`; here it is 0).",
         "A pair with a side of more than `max_length` tokens is left out; ours cuts it at the end.",
@@ -135,6 +137,7 @@ DIFFERENCES = {
         "Where the pad token is the end token, the score is read at the last token before it.",
     ),
     "dpo": (
+        _RANDOM,
         "The reference is the model as it comes, asked once before training, as ours (`precompute_ref_log_probs`).",
         f"{_CUT}, as ours. A pair whose prompt fills `max_length` is left out, and pairs whose sides have become the "
         "same stay; ours drops both, with a warning.",
