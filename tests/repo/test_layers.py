@@ -14,8 +14,8 @@ FLOORS = (
     {"kernels", "world"},
     {"chat", "models", "data", "scoring", "formats", "files"},
     {"stages", "collection", "evaluation"},
-    {"ui", "build", "quality"},
-    {"course", "slides", "results", "report_card"},
+    {"ui", "build", "quality", "trl_settings"},
+    {"course", "slides", "results", "report_card", "handoff"},
 )
 ROOMS = {"kernels", "world", "stages", "collection", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}
@@ -128,6 +128,8 @@ def test_every_folder_is_a_package():
         ("ui.plots", "from picollm_lite import course"),
         ("build", "from picollm_lite.ui import plots"),
         ("ui.plots", "from picollm_lite import report_card"),
+        ("stages.dpo", "from picollm_lite.trl_settings import settings"),
+        ("trl_settings", "from picollm_lite.handoff import hand_off"),
         ("build", "from picollm_lite.somewhere import thing"),
     ],
 )
