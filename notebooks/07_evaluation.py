@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 07 · What does better mean?
 #
-# From one SFT model you have made four policies, and a way to do better without training at all. Which is best? The question has no answer until you say: on which prompts, by whose judgment, how far from the start, at what price, and how
-# sure you want to be. In this notebook six contestants meet on the same prompts, and you will find out how much of what the numbers seem to say they really say.
+# From one SFT model you have made four policies, and a way to do better without training at all. Which is best? The question has no answer until you say: on which prompts, by whose judgment, how far from the start, at what price, and how sure
+# you want to be. In this notebook six contestants meet on the same prompts, and you will find out how much of what the numbers seem to say they really say.
 #
 # | | |
 # |---|---|
@@ -91,9 +91,9 @@ for name, stage in {"SFT": "sft", "reward model": "reward", **TRAINED}.items():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The suite, and why it is frozen
 #
-# A **suite** is the set of prompts on which models are compared. Ours is *frozen*: it was written down before there was a model, and nobody may change it or choose a setting by it. Whatever you look at while you choose, you fit, even if no gradient
-# ever flows. Notebook 05 drew gold on the suite while it trained: whoever changes $\beta$ by that curve has used the suite up a little. It has three **splits**: *seen phrasing* are questions such as training has, some of them word for word;
-# *held-out phrasing* and *held-out combination* (of concept and request) are kept out of all training.
+# A **suite** is the set of prompts on which models are compared. Ours is *frozen*: it was written down before there was a model, and nobody may change it or choose a setting by it. Whatever you look at while you choose, you fit, even if no
+# gradient ever flows. Notebook 05 drew gold on the suite while it trained: whoever changes $\beta$ by that curve has used the suite up a little. It has three **splits**: *seen phrasing* are questions such as training has, some of them word for
+# word; *held-out phrasing* and *held-out combination* (of concept and request) are kept out of all training.
 
 # %%
 suite = load_suite(SUITE)
@@ -176,8 +176,8 @@ written = write_jsonl(outputs() / "suite_gold.jsonl", [{"model": name, "gold": l
 print(f"gold of every prompt: {written.name}")
 
 # %% [markdown]
-# Were you right? And do both orders agree? All but DPO were made with the proxy, so it flatters them: a judge that a method was made with is no judge of that method. That is why gold decides here. Without a gold, take a *second* reward
-# model, or people, that no training has touched.
+# Were you right? And do both orders agree? All but DPO were made with the proxy, so it flatters them: a judge that a method was made with is no judge of that method. That is why gold decides here. Without a gold, take a *second* reward model,
+# or people, that no training has touched.
 
 # %% tags=["nbval-check-output"]
 wins = {name: paired_win_rate(gold[name], gold["SFT"], seed=SEED) for name in gold if name != "SFT"}
@@ -192,8 +192,7 @@ for name, win in wins.items():
 # ## A mean is not a claim
 #
 # One mean is above the other. Would it be so on other prompts? The **bootstrap** (Efron and Tibshirani 1993, chapter 13) answers with the prompts at hand. Pretend that the suite is the world: draw $P$ prompts from its $P$, *with replacement*,
-# so that some come
-# twice and some not at all, and take the mean of their differences. Do that $R$ times:
+# so that some come twice and some not at all, and take the mean of their differences. Do that $R$ times:
 #
 # $$\bar d^{(r)} = \frac{1}{P}\sum_{p=1}^{P} d_{i_{rp}}, \qquad d_p = g^A_p - g^B_p, \qquad i_{rp} \sim \mathrm{Uniform}\{1, \dots, P\}$$
 #
@@ -261,12 +260,13 @@ print(f"PPO against DPO by mean gold: {verdict(difference)}; by win rate: {verdi
 #
 # $$\mathrm{Var}(\bar d) = \frac{1}{P}\Big(\sigma^2_{prompts} + \frac{\sigma^2_{answers}}{k}\Big)$$
 #
-# More answers shrink the second term alone. The interval over prompts contains both already, as each prompt brings the luck of its answers along.
+# More answers shrink the second term alone; an analysis of variance tells the two apart. The interval over prompts contains both already, as each prompt brings the luck of its answers along.
 
 # %%
 P = len(questions)
-within = sum(by_answer[name].var(0, ddof=1).mean() for name in ("PPO", "DPO"))
-between = max(0.0, (gold["PPO"] - gold["DPO"]).var(ddof=1) - within / ANSWERS)
+gaps = by_answer["PPO"] - by_answer["DPO"]  # (ANSWERS, P): drawn with the same random numbers, so answers pair, too
+within = gaps.var(0, ddof=1).mean()
+between = max(0.0, gaps.mean(0).var(ddof=1) - within / ANSWERS)
 
 
 def half_width(prompts, k):
@@ -282,8 +282,7 @@ pd.DataFrame(
 
 # %% [markdown]
 # The table shows half the width of the interval of PPO - DPO. Down a column four times the prompts halve it, always. Along a row it falls to what the prompts leave, and no further. How soon depends on the shares above: answers are cheap to
-# draw, so look
-# at them before you write more prompts.
+# draw, so look at them before you write more prompts.
 #
 # ## Judges
 #
@@ -510,14 +509,14 @@ halves = {
 check("halfway in the weights costs less than half of the KL, for each trained policy", max(halves.values()) < 0.5)
 
 # %% [markdown]
-# Near SFT the KL grows with the *square* of the distance in weights, so the first part of the way is nearly free. Read the verdicts as they stand. "Open" does not mean equal: it means that this suite cannot tell. Ten intervals
-# of 95 % give half a verdict by chance alone, were all methods equal. And the KL itself is an estimate, whose error these intervals leave out.
+# Near SFT the KL grows with the *square* of the distance in weights, so the first part of the way is nearly free. Read the verdicts as they stand. "Open" does not mean equal: it means that this suite cannot tell. Ten intervals of 95 % give half
+# a verdict by chance alone, were all methods equal. And the KL itself is an estimate, whose error these intervals leave out.
 #
 # ## What it cost elsewhere
 #
 # The **alignment tax** (Askell et al. 2021) is what a policy has unlearned. Two measures, neither in chat format: the **perplexity** of text that the base model was trained to continue, $\exp(-\frac{1}{T}\sum_t \log p_t)$, and how often a
-# concept's own fact is likelier than a neighbor's. And from the answers: **distinct-2**, the share of
-# pairs of words that are not repeats (Li et al. 2016), and **self-similarity**, how alike the four answers to one prompt are, 1 if they are the same.
+# concept's own fact is likelier than a neighbor's. And from the answers: **distinct-2**, the share of pairs of words that are not repeats (Li et al. 2016), and **self-similarity**, how alike the four answers to one prompt are, 1 if they are the
+# same.
 #
 # **Predict before you run:** which step costs the most perplexity? Who repeats themselves most?
 
@@ -538,8 +537,8 @@ pd.DataFrame(
 ).fillna("–")
 
 # %% [markdown]
-# The large step is SFT: learning the chat format costs more base text than learning what is preferred. Best-of-n has SFT's weights, so SFT's perplexity: it pays no tax of its own, and pays at every answer instead. What each of them pays is variety: a
-# policy that has found what scores says it more often.
+# The large step is SFT: learning the chat format costs more base text than learning what is preferred. Best-of-n has SFT's weights, so SFT's perplexity: it pays no tax of its own, and pays at every answer instead. What each of them pays is
+# variety: a policy that has found what scores says it more often.
 
 # %% tags=["nbval-check-output"]
 check("SFT costs perplexity on base text", tax["SFT"].low > tax["base"].high)
@@ -555,8 +554,7 @@ check(
 # ## Would it happen again?
 #
 # Every interval so far is over prompts: it speaks about *these checkpoints*, on prompts like these. Train again with another seed and you get other checkpoints. A claim about a *method* has to hold for those, too. So the whole course was run
-# with five seeds (`make results`), and `data/seeds.jsonl` holds the gold
-# of each model on each prompt. Seeds and prompts are both drawn at random (Searle et al. 1992, chapter 4):
+# with five seeds (`make results`), and `data/seeds.jsonl` holds the gold of each model on each prompt. Seeds and prompts are both drawn at random (Searle et al. 1992, chapter 4):
 #
 # $$d_{sp} = \mu + \text{seed}_s + \text{prompt}_p + \text{rest}_{sp}, \qquad \mathrm{Var}(\bar d) = \frac{\sigma^2_{seed}}{S} + \frac{\sigma^2_{prompt}}{P} + \frac{\sigma^2_{rest}}{SP}$$
 #
@@ -672,5 +670,5 @@ show_answers(questions[worst], {name: given[worst] for name, given in texts.item
 # **Discuss:** a colleague reports "54 % wins, p < 0.05" for a new method: one seed, one LLM judge, no swapping, 40 settings tried on the same prompts. Which question would you ask first, and which would be cheapest to answer?
 #
 # **Further reading:** Efron and Tibshirani 1993, *An introduction to the bootstrap*, chapter 13. Miller 2024, *Adding error bars to evals*. Zheng et al. 2023, *Judging LLM-as-a-judge with MT-Bench and Chatbot Arena*, section 3. Dubois et al.
-# 2024, *Length-controlled AlpacaEval*. Zheng et al. 2024, *Cheating automatic LLM benchmarks*.
-# Agarwal et al. 2021, *Deep reinforcement learning at the edge of the statistical precipice*. Ramé et al. 2024, *WARP: on the benefits of weight averaged rewarded policies*.
+# 2024, *Length-controlled AlpacaEval*. Zheng et al. 2024, *Cheating automatic LLM benchmarks*. Agarwal et al. 2021, *Deep reinforcement learning at the edge of the statistical precipice*. Ramé et al. 2024, *WARP: on the benefits of weight
+# averaged rewarded policies*.
