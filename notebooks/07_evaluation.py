@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 07 · What does better mean?
 #
-# From one SFT model you have made four policies, and a way to do better without training at all. Which is best? The question has no answer until you say: on which prompts, by whose judgment, how far from the start, at what price, and how
-# sure you want to be. In this notebook six contestants meet on the same prompts, and you will find out how much of what the numbers seem to say they really say.
+# From one SFT model you have made four policies, and a way to do better without training at all. Which is best? The question has no answer until you say: on which prompts, by whose judgment, how far from the start, at what price, and how sure
+# you want to be. In this notebook six contestants meet on the same prompts, and you will find out how much of what the numbers seem to say they really say.
 #
 # | | |
 # |---|---|
@@ -91,8 +91,9 @@ for name, stage in {"SFT": "sft", "reward model": "reward", **TRAINED}.items():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The suite, and why it is frozen
 #
-# A **suite** is the set of prompts on which models are compared. Ours is *frozen*: it was written down before there was a model, and nobody may change it or choose a setting by it. Whatever you look at while you choose, you fit, even if no gradient
-# ever flows. It has three **splits**: *seen phrasing* are questions such as training has, some of them word for word; *held-out phrasing* and *held-out combination* (of concept and request) are kept out of all training.
+# A **suite** is the set of prompts on which models are compared. Ours is *frozen*: it was written down before there was a model, and nobody may change it or choose a setting by it. Whatever you look at while you choose, you fit, even if no
+# gradient ever flows. Notebook 05 drew gold on the suite while it trained: whoever changes $\beta$ by that curve has used the suite up a little. It has three **splits**: *seen phrasing* are questions such as training has, some of them word for
+# word; *held-out phrasing* and *held-out combination* (of concept and request) are kept out of all training.
 
 # %%
 suite = load_suite(SUITE)
@@ -122,10 +123,10 @@ said = {"SFT": respond(ref, tokenizer, asked, seed=SEED)}
 seconds_an_answer = (time.perf_counter() - began) / len(asked)
 said |= {name: respond(policy, tokenizer, asked, seed=SEED) for name, policy in policies.items()}
 texts = {name: given.texts for name, given in said.items()}
-kl = {"SFT": Interval(0.0, 0.0, 0.0)} | {
-    name: drift_of(policy, ref, asked, left_align(said[name].rollout), seed=SEED).exact
+kl = {"SFT": 0.0} | {
+    name: drift_of(policy, ref, asked, left_align(said[name].rollout), seed=SEED).exact.estimate
     for name, policy in policies.items()
-}
+}  # nats an answer, over the full vocabulary (notebook 04)
 print(f"{len(said)} x {len(asked)} answers; SFT took {1000 * seconds_an_answer:.1f} ms for each")
 
 
@@ -140,8 +141,8 @@ groups = draws.score.reshape(len(questions), ANSWERS, N)
 best = groups.argmax(2) + N * np.arange(ANSWERS)  # (prompts, ANSWERS): the place of each group's best
 texts["best of 4"] = [draws.texts[p][best[p, k]] for k in range(ANSWERS) for p in range(len(questions))]
 curve = best_of_n.curve(draws)  # what every n up to 16 gives
-kl["best of 4"] = Interval(curve[N - 1].kl, np.nan, np.nan)
-print(f"best of 4: KL to SFT {curve[N - 1].kl:.2f} nats an answer, at most {curve[N - 1].kl_bound:.2f}")
+kl["best of 4"] = curve[N - 1].kl
+print(f"best of 4: KL to SFT {kl['best of 4']:.2f} nats an answer, at most {curve[N - 1].kl_bound:.2f}")
 
 
 # %%
@@ -156,7 +157,7 @@ pd.DataFrame(
     {
         "gold": {name: values.mean() for name, values in gold.items()},
         "proxy": {name: values.mean() for name, values in proxy.items()},
-        "KL": {name: moved.estimate for name, moved in kl.items()},
+        "KL": kl,
         "words": {name: np.mean([len(text.split()) for text in given]) for name, given in texts.items()},
     }
 ).round(2)
@@ -177,8 +178,8 @@ written = write_jsonl(
 print(f"gold of every prompt: {written.name}")
 
 # %% [markdown]
-# Were you right? And do both orders agree? All but DPO were made with the proxy, so it flatters them: a judge that a method was made with is no judge of that method. That is why gold decides here. Without a gold, take a *second* reward
-# model, or people, that no training has touched.
+# Were you right? And do both orders agree? All but DPO were made with the proxy, so it flatters them: a judge that a method was made with is no judge of that method. That is why gold decides here. Without a gold, take a *second* reward model,
+# or people, that no training has touched.
 
 # %% tags=["nbval-check-output"]
 wins = {name: paired_win_rate(gold[name], gold["SFT"], seed=SEED) for name in gold if name != "SFT"}
@@ -192,8 +193,8 @@ for name, win in wins.items():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## A mean is not a claim
 #
-# One mean is above the other. Would it be so on other prompts? The **bootstrap** (Efron and Tibshirani 1993, chapter 13) answers with the prompts at hand. Pretend that the suite is the world: draw $P$ prompts from its $P$, *with replacement*, so that some come
-# twice and some not at all, and take the mean of their differences. Do that $R$ times:
+# One mean is above the other. Would it be so on other prompts? The **bootstrap** (Efron and Tibshirani 1993, chapter 13) answers with the prompts at hand. Pretend that the suite is the world: draw $P$ prompts from its $P$, *with replacement*,
+# so that some come twice and some not at all, and take the mean of their differences. Do that $R$ times:
 #
 # $$\bar d^{(r)} = \frac{1}{P}\sum_{p=1}^{P} d_{i_{rp}}, \qquad d_p = g^A_p - g^B_p, \qquad i_{rp} \sim \mathrm{Uniform}\{1, \dots, P\}$$
 #
@@ -261,12 +262,13 @@ print(f"PPO against DPO by mean gold: {verdict(difference)}; by win rate: {verdi
 #
 # $$\mathrm{Var}(\bar d) = \frac{1}{P}\Big(\sigma^2_{prompts} + \frac{\sigma^2_{answers}}{k}\Big)$$
 #
-# More answers shrink the second term alone. The interval over prompts contains both already, as each prompt brings the luck of its answers along.
+# More answers shrink the second term alone; an analysis of variance tells the two apart. The interval over prompts contains both already, as each prompt brings the luck of its answers along.
 
 # %%
 P = len(questions)
-within = sum(by_answer[name].var(0, ddof=1).mean() for name in ("PPO", "DPO"))
-between = max(0.0, (gold["PPO"] - gold["DPO"]).var(ddof=1) - within / ANSWERS)
+gaps = by_answer["PPO"] - by_answer["DPO"]  # (ANSWERS, P): drawn with the same random numbers, so answers pair, too
+within = gaps.var(0, ddof=1).mean()
+between = max(0.0, gaps.mean(0).var(ddof=1) - within / ANSWERS)
 
 
 def half_width(prompts, k):
@@ -281,12 +283,13 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# The table shows half the width of the interval of PPO - DPO. Down a column four times the prompts halve it, always. Along a row it falls to what the prompts leave, and no further. How soon depends on the shares above: answers are cheap to draw, so look
-# at them before you write more prompts.
+# The table shows half the width of the interval of PPO - DPO. Down a column four times the prompts halve it, always. Along a row it falls to what the prompts leave, and no further. How soon depends on the shares above: answers are cheap to
+# draw, so look at them before you write more prompts.
 #
 # ## Judges
 #
-# Gold is a rubric, and you will not have it. What you will have is a **judge**: anything that looks at a prompt and two answers and says "a", "b" or "tie". A rubric, a reward model, a person, a large language model: to the code they are one callable, and each has its tastes.
+# Gold is a rubric, and you will not have it. What you will have is a **judge**: anything that looks at a prompt and two answers and says "a", "b" or "tie". A rubric, a reward model, a person, a large language model: to the code they are one
+# callable, and each has its tastes.
 #
 # ### A judge that favors a position
 #
@@ -360,6 +363,8 @@ by_judge = {
 pd.DataFrame({judge: {name: cell(win, ".0%") for name, win in row.items()} for judge, row in by_judge.items()}).T
 
 # %% [markdown]
+# Two rows you could have told beforehand: the careful annotator's utility is three times gold, so that row is gold's, and the contrarian's is gold turned round. The others each add a taste, and each would crown somebody for it.
+#
 # ### Length control, and how it is gamed
 #
 # Many judges, people among them, like long answers. Dubois et al. (2024) ask what the win rate would be at equal length: fit
@@ -381,7 +386,10 @@ for name in wins:
 pd.DataFrame(control).T
 
 # %% [markdown]
-# A benchmark that is corrected for length feels safe. Now send it *one and the same answer to every prompt*. Zheng et al. (2024, *Cheating automatic LLM benchmarks*) won 86.5 % of a length-controlled benchmark with one, against a strong model. How would you look for such an answer? By trying.
+# That was the judge who likes length. $\phi$ is the taste. Where a method writes shorter answers than SFT (the column of words above), this judge holds it against the method, and the correction gives it back.
+#
+# A benchmark that is corrected for length feels safe. Now send it *one and the same answer to every prompt*. Zheng et al. (2024, *Cheating automatic LLM benchmarks*) won 86.5 % of a length-controlled benchmark with one, against a strong model.
+# How would you look for such an answer? By trying.
 #
 # ### Exercise: the judge that a constant answer beats
 # *Difficulty 1 of 3, about 6 minutes.* `scores` is (K, P): what a judge gives to each of K constants under each of P prompts. `baseline` is (P,): what it gives to the other model's answers. Return how often each constant wins, (K,), ties as half.
@@ -434,7 +442,8 @@ short.round(2)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## At the same distance
 #
-# The contestants stand at different KLs. More gold further out proves little: perhaps the other method had got there, too, had it gone as far. So compare **at matched KL**: the **reward-KL frontier** is what a method reaches at each distance (Gao et al. 2023).
+# The contestants stand at different KLs. More gold further out proves little: perhaps the other method would have got there, too, had it gone as far. So compare **at matched KL**: the **reward-KL frontier** is what a method reaches at each
+# distance (Gao et al. 2023).
 #
 # For that every method needs a knob from KL 0 on. Best-of-n has $n$. For trained policies we take one that needs no saved runs: move the weights a share $a$ of the way from SFT to the policy,
 #
@@ -457,7 +466,7 @@ def on_suite(model, name):
 runs = {}
 for name, policy in policies.items():
     between = [on_suite(interpolate(ref, policy, share), f"a = {share}") for share in SHARES]
-    ends = Point(0.0, gold["SFT"], proxy["SFT"], "a = 0"), Point(kl[name].estimate, gold[name], proxy[name], "a = 1")
+    ends = Point(0.0, gold["SFT"], proxy["SFT"], "a = 0"), Point(kl[name], gold[name], proxy[name], "a = 1")
     runs[name] = [ends[0], *between, ends[1]]
 pd.DataFrame({name: {point.name: point.kl for point in run} for name, run in runs.items()}).T.round(3)
 
@@ -502,13 +511,14 @@ halves = {
 check("halfway in the weights costs less than half of the KL, for each trained policy", max(halves.values()) < 0.5)
 
 # %% [markdown]
-# Near SFT the KL grows with the *square* of the distance in weights, so the first part of the way is nearly free. Read the verdicts as they stand. "Open" does not mean equal: it means that this suite cannot tell. And ten intervals
-# of 95 % give half a verdict by chance alone, were all methods equal.
+# Near SFT the KL grows with the *square* of the distance in weights, so the first part of the way is nearly free. Read the verdicts as they stand. "Open" does not mean equal: it means that this suite cannot tell. Ten intervals of 95 % give half
+# a verdict by chance alone, were all methods equal. And the KL itself is an estimate, whose error these intervals leave out.
 #
 # ## What it cost elsewhere
 #
-# The **alignment tax** (Askell et al. 2021) is what a policy has unlearned. Two measures, neither in chat format: the **perplexity** of text that the base model was trained to continue, $\exp(-\frac{1}{T}\sum_t \log p_t)$, and how often a concept's own fact is likelier than a neighbor's. And from the answers: **distinct-2**, the share of
-# pairs of words that are not repeats (Li et al. 2016), and **self-similarity**, how alike the four answers to one prompt are, 1 if they are the same.
+# The **alignment tax** (Askell et al. 2021) is what a policy has unlearned. Two measures, neither in chat format: the **perplexity** of text that the base model was trained to continue, $\exp(-\frac{1}{T}\sum_t \log p_t)$, and how often a
+# concept's own fact is likelier than a neighbor's. And from the answers: **distinct-2**, the share of pairs of words that are not repeats (Li et al. 2016), and **self-similarity**, how alike the four answers to one prompt are, 1 if they are the
+# same.
 #
 # **Predict before you run:** which step costs the most perplexity? Who repeats themselves most?
 
@@ -529,21 +539,24 @@ pd.DataFrame(
 ).fillna("–")
 
 # %% [markdown]
-# Best-of-n has SFT's weights, so SFT's perplexity: it pays no tax, and pays at every answer instead.
+# The large step is SFT: learning the chat format costs more base text than learning what is preferred. Best-of-n has SFT's weights, so SFT's perplexity: it pays no tax of its own, and pays at every answer instead. What each of them pays is
+# variety: a policy that has found what scores says it more often.
 
 # %% tags=["nbval-check-output"]
 check("SFT costs perplexity on base text", tax["SFT"].low > tax["base"].high)
+added = {name: tax[name].estimate - tax["SFT"].estimate for name in policies}
+check("no policy adds as much to that as SFT did", max(added.values()) < tax["SFT"].estimate - tax["base"].estimate)
 check("facts are kept: every policy tells at least 90 % apart", min(value.estimate for value in facts.values()) > 0.9)
 check(
-    "best-of-n's answers are more alike than SFT's",
-    spread["best of 4"].self_similarity.estimate > spread["SFT"].self_similarity.estimate,
+    "the answers of each other contestant to one prompt are more alike than SFT's",
+    min(spread[name].self_similarity.estimate for name in wins) > spread["SFT"].self_similarity.estimate,
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Would it happen again?
 #
-# Every interval so far is over prompts: it speaks about *these checkpoints*, on prompts like these. Train again with another seed and you get other checkpoints. A claim about a *method* has to hold for those, too. So the whole course was run with five seeds (`make results`), and `data/seeds.jsonl` holds the gold
-# of each model on each prompt. Seeds and prompts are both drawn at random (Searle et al. 1992, chapter 4):
+# Every interval so far is over prompts: it speaks about *these checkpoints*, on prompts like these. Train again with another seed and you get other checkpoints. A claim about a *method* has to hold for those, too. So the whole course was run
+# with five seeds (`make results`), and `data/seeds.jsonl` holds the gold of each model on each prompt. Seeds and prompts are both drawn at random (Searle et al. 1992, chapter 4):
 #
 # $$d_{sp} = \mu + \text{seed}_s + \text{prompt}_p + \text{rest}_{sp}, \qquad \mathrm{Var}(\bar d) = \frac{\sigma^2_{seed}}{S} + \frac{\sigma^2_{prompt}}{P} + \frac{\sigma^2_{rest}}{SP}$$
 #
@@ -566,9 +579,9 @@ rows = {}
 for one, other in [(name, "SFT") for name in wins] + list(combinations(wins, 2)):
     here, study = mean_interval(gold[one] - gold[other], seed=SEED), seed_study(stored[one] - stored[other])
     rows[f"{one} against {other}"] = {
-        "this run, over prompts": cell(here, "+.2f"),
+        "this run, over prompts": cell(here, "+z.2f"),
         "these checkpoints": verdict(here),
-        "five runs, over seeds and prompts": cell(study.mean, "+.2f"),
+        "five runs, over seeds and prompts": cell(study.mean, "+z.2f"),
         "the method": verdict(study.mean),
         "share of seeds": f"{study.seed_share:.0%}",
     }
@@ -586,7 +599,7 @@ for name in ("best of 4", "PPO", "DPO"):
     check(f"{name} beats SFT over seeds and prompts", seed_study(stored[name] - stored["SFT"]).mean.low > 0)
 
 # %% [markdown]
-# "Share of seeds" is how much of one run's variance on one prompt is the seed's doing on all prompts. It looks small beside what prompts do, and yet it is the part that stays when you average over prompts.
+# "Share of seeds" is how much of one run's variance on one prompt is the seed's doing on all prompts. However small it is beside what prompts and luck do, it is the part that stays when you average over prompts.
 #
 # ## What it takes
 #
@@ -617,7 +630,8 @@ pd.DataFrame(costs | {"best of 4": {"trained for": "0 s", "answers a question": 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The report card
 #
-# All of this on one page, for these checkpoints or any others: `python -m picollm_lite.report_card CHECKPOINT ... --ref CHECKPOINT`. It also names the data and the environment, splits the suite, audits the reward model, and shows answers: the best, the median and the worst, not the nicest.
+# All of this on one page, for these checkpoints or any others: `python -m picollm_lite.report_card CHECKPOINT ... --ref CHECKPOINT`. It also names the data and the environment, splits the suite, audits the reward model, and shows answers: the
+# best, the median and the worst, not the nicest.
 
 # %%
 card = report_card(
@@ -647,15 +661,16 @@ show_answers(questions[worst], {name: given[worst] for name, given in texts.item
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
-# - A frozen suite, the same prompts for all: differences are paired, and nobody has fitted them.
+# - A frozen suite, the same prompts for all: differences are paired, and nobody has fitted them. Every choice made by it wears it out.
 # - No claim without an interval. Resample prompts, with both models' answers to each; count ties as half.
 # - A judge is a callable with tastes. Swap positions; never let a method's own reward judge it; try a constant answer.
 # - Length control removes length and nothing else, and extrapolates where one side is always shorter.
 # - Compare at matched KL, and say whose frontier it is.
-# - An interval over prompts is about checkpoints, one over seeds and prompts about methods. Fewer claims survive the second.
+# - An interval over prompts is about checkpoints, one over seeds and prompts about methods. Say which of the two you make.
 # - Better at this may be worse at something else: measure the tax, the diversity and the cost.
 #
 # **Discuss:** a colleague reports "54 % wins, p < 0.05" for a new method: one seed, one LLM judge, no swapping, 40 settings tried on the same prompts. Which question would you ask first, and which would be cheapest to answer?
 #
-# **Further reading:** Efron and Tibshirani 1993, *An introduction to the bootstrap*, chapter 13. Miller 2024, *Adding error bars to evals*. Zheng et al. 2023, *Judging LLM-as-a-judge with MT-Bench and Chatbot Arena*, section 3. Dubois et al. 2024, *Length-controlled AlpacaEval*. Zheng et al. 2024, *Cheating automatic LLM benchmarks*.
-# Agarwal et al. 2021, *Deep reinforcement learning at the edge of the statistical precipice*. Ramé et al. 2024, *WARP: on the benefits of weight averaged rewarded policies*.
+# **Further reading:** Efron and Tibshirani 1993, *An introduction to the bootstrap*, chapter 13. Miller 2024, *Adding error bars to evals*. Zheng et al. 2023, *Judging LLM-as-a-judge with MT-Bench and Chatbot Arena*, section 3. Dubois et al.
+# 2024, *Length-controlled AlpacaEval*. Zheng et al. 2024, *Cheating automatic LLM benchmarks*. Agarwal et al. 2021, *Deep reinforcement learning at the edge of the statistical precipice*. Ramé et al. 2024, *WARP: on the benefits of weight
+# averaged rewarded policies*.
