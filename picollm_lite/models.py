@@ -31,7 +31,7 @@ from picollm_lite.compat import (
     with_score,
 )
 from picollm_lite.files import replaced_folder
-from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, trunk_states
+from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -104,12 +104,16 @@ class RewardModel(nn.Module):
         """The score of each conversation, in order; with gradient unless under `torch.no_grad()`."""
         lengths = torch.tensor([len(example.tokens) for example in examples])
         trunk, scores, order = trunk_of(self.model), [], []
-        for rows, length in length_groups(lengths):
+
+        def compute(rows: Tensor, length: int) -> Tensor:
             part = [examples[row].tokens for row in rows]
             tokens = torch.tensor([row + row[-1:] * (length - len(row)) for row in part])  # (b, l)
             last = torch.arange(length) == lengths[rows, None] - 1  # (b, l)
             inputs = (part.to(self.model.device) for part in (tokens, lengths[rows], last))
-            scores.append(self.model.score(trunk_states(trunk, *inputs)).squeeze(-1))  # (b,)
+            return self.model.score(trunk_states(trunk, *inputs)).squeeze(-1)  # (b,)
+
+        for rows, length in length_groups(lengths):
+            scores.append(run_group(compute, rows, length, recompute=recomputes(self)))
             order.append(rows)
         return in_order(scores, order) - self.score_mean
 
@@ -159,7 +163,7 @@ class ValueModel(nn.Module):
             tokens, mask = sequences.tokens[rows, : length - 1], sequences.mask[rows, : length - 1]
             return self.head(trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask)).squeeze(-1)  # (n,)
 
-        return on_grid(sequences.mask, sequences.lengths, value)
+        return on_grid(sequences.mask, sequences.lengths, value, recompute=recomputes(self))
 
 
 def _load(

@@ -12,7 +12,7 @@ from picollm_lite.chat import MAX_NEW_TOKENS, respond
 from picollm_lite.evaluation.metrics import Interval, interval_of_sums
 from picollm_lite.evaluation.tables import prompt_interval
 from picollm_lite.kernels.logprobs import kl_exact, kl_k1, kl_k3
-from picollm_lite.scoring import Sequences, left_align, on_grid, sequence_logprobs, wanted_logits
+from picollm_lite.scoring import Sequences, left_align, logits_limit, on_grid, sequence_logprobs, wanted_logits
 
 
 class Drift(NamedTuple):
@@ -94,7 +94,7 @@ def _exact(policy: nn.Module, ref: nn.Module, sequences: Sequences) -> Tensor:
         logits, ref_logits = (wanted_logits(model, *inputs)[None] for model in (policy, ref))  # (1, n, V) each
         return kl_exact(logits, ref_logits)[0]  # (n,)
 
-    return on_grid(sequences.mask, sequences.lengths, compute)
+    return on_grid(sequences.mask, sequences.lengths, compute, limit=logits_limit(policy))
 
 
 def _ratio(prompts: Sequence[str], totals: np.ndarray, counts: np.ndarray, seed: int) -> Interval:
