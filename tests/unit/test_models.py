@@ -6,6 +6,7 @@ Reward and value models: whose weights they begin with, where they read their nu
 import json
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,8 +24,9 @@ from transformers import (
 )
 
 from picollm_lite import models, scoring
-from picollm_lite.chat import Encoded
-from picollm_lite.models import RewardModel, ValueModel, best_device, load_policy, save
+from picollm_lite.chat import Encoded, respond
+from picollm_lite.models import RewardModel, ValueModel, best_device, load_policy, mixed_precision, save
+from picollm_lite.stages import sft
 from picollm_lite.stages.sampling import checked_scores
 
 IDS = torch.tensor([[0, 1, 40, 50, 60, 2, 3]])
@@ -506,3 +508,31 @@ def test_a_critic_from_a_reward_model_begins_with_its_score_of_the_text_so_far(r
         for parameter in critic.parameters():
             parameter.zero_()
     assert_close(reward_model(examples), before, rtol=0, atol=0)
+
+
+def test_mixed_precision_is_off_on_a_cpu_and_on_where_the_gpu_has_it(tiny_model, monkeypatch):
+    policy = tiny_model()
+    assert not mixed_precision(policy)._enabled and mixed_precision(policy, bf16=True)._enabled
+    for has_it in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has_it=has_it: has_it)
+        gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+        monkeypatch.setattr(torch, "autocast", lambda device, dtype, enabled: (device, dtype, enabled))
+        assert mixed_precision(gpu) == ("cuda", torch.bfloat16, has_it)
+        assert mixed_precision(gpu, bf16=False) == ("cuda", torch.bfloat16, False)
+
+
+def test_in_mixed_precision_products_are_rounded_and_weights_are_not(tiny_model, tokenizer, pairs):
+    """bf16 keeps 8 bits: log-probs move by about 2^-8 of their size, and by more than fp32's rounding."""
+    policy, reward_model = tiny_model(), RewardModel.from_policy(tiny_model(), tokenizer)
+    sides = [side for pair in pairs for side in pair]
+    exact, scores = scoring.response_logprobs(policy, sides, 0).total, reward_model(sides)
+    with mixed_precision(policy, bf16=True):
+        rounded = scoring.response_logprobs(policy, sides, 0).total
+        assert rounded.dtype == reward_model(sides).dtype == torch.float32
+        assert_close(reward_model(sides), scores, rtol=0.05, atol=0.05)
+        loss = [step.loss for step in sft.train(policy, sides, pad_token_id=0, epochs=4, batch_size=8)]
+        sample = respond(policy, tokenizer, ["Why?"] * 4, max_new_tokens=6).rollout
+    assert_close(rounded, exact, rtol=0.02, atol=0.0)
+    assert (rounded - exact).abs().max() > 1e-3
+    assert loss[-1] < loss[0] and {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
+    assert sample.logp.dtype == torch.float32 and torch.isfinite(sample.logp).all()
