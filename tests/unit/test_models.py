@@ -328,6 +328,30 @@ def slow_score(reward_model, tokens):
     return sum(h * w for h, w in zip(hidden, weight, strict=True)) - reward_model.model.config.score_mean
 
 
+def test_with_checkpointing_scores_and_values_keep_their_gradient(tiny_model, tokenizer, examples, monkeypatch):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", 40)
+    monkeypatch.setattr(scoring, "can_pack", lambda trunk: False)
+    tokens = torch.tensor([[0, 1, 40, 50, 60, 2, 3, 9]] * 6)
+    mask = torch.ones(6, 7, dtype=torch.bool)
+    sequences = scoring.Sequences(tokens, mask, torch.zeros(6, 7), torch.full((6,), 8))
+    model = RewardModel.from_policy(tiny_model(), tokenizer)
+    for make, run, trunk_of in (
+        (lambda: deepcopy(model), lambda model: model(examples), lambda model: model.model.base_model),
+        (lambda: ValueModel.from_reward_model(model), lambda critic: critic.at(sequences), lambda critic: critic.trunk),
+    ):
+        results = []
+        for switch in (False, True):
+            one, calls = make(), []
+            trunk_of(one).gradient_checkpointing = switch
+            trunk_of(one).norm.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+            out = run(one)
+            (out * torch.linspace(0.1, 1.0, out.numel()).view_as(out)).sum().backward()
+            results.append((out.detach(), [parameter.grad for parameter in one.parameters()], len(calls)))
+        (plain, plain_grads, once), (saving, grads, twice) = results
+        assert torch.equal(saving, plain) and all(map(torch.equal, grads, plain_grads))
+        assert twice == 2 * once > 2
+
+
 def test_a_new_reward_model_has_the_policys_trunk_for_its_own(tiny_model, tokenizer):
     policy = tiny_model()
     reward_model = RewardModel.from_policy(policy, tokenizer)
