@@ -129,6 +129,8 @@ def _logprobs(policy: nn.Module, tokens: Tensor, mask: Tensor, lengths: Tensor, 
 
 def logits_limit(policy: nn.Module) -> int:
     """Tokens in a group whose logits are all held: GROUP_TOKENS, or fewer with more than 16,384 words."""
+    if not hasattr(policy, "get_input_embeddings"):  # something around a model, which does not say
+        return GROUP_TOKENS
     return max(1, min(GROUP_TOKENS, MOST_LOGITS // policy.get_input_embeddings().num_embeddings))
 
 

@@ -91,8 +91,10 @@ UNREADABLE = {
     "{{ messages[-1]['content'] }}": r"no control token ends it; add a \{% generation %\} block",
     # The space before the answer is one token with its first word, which no prompt ends in.
     standins.WORDS.replace(":\n", ": "): "the conversation does not begin as its prompt does",
-    # Only the last answer is shown in full, as templates do that drop what a model thought.
-    "{% for m in messages %}{{ m['content'] if loop.last else '-' }}{{ eos_token }}{% endfor %}": "does not begin",
+    # Only the last answer is shown, as templates do that drop what a model thought.
+    "{% for m in messages %}{{ m.content if loop.last or m.role == 'user' else '-' }}{{ eos_token }}{% endfor %}": (
+        "the conversation does not begin as its prompt does"
+    ),
 }
 
 
