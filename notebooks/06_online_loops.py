@@ -291,11 +291,11 @@ for size, value in noise.items():
     print(f"groups of {size:>2}: {value:.2f}")
 
 # %% tags=["nbval-check-output"]
-check("one other answer is worse than no baseline", noise[2] > scores.square().mean())
-check("seven others are better", noise[8] < scores.square().mean())
+check("the more others, the less noise", noise[2] > noise[4] > noise[8] > noise[16])
+check("with seven others it is less than without a baseline", noise[8] < scores.square().mean())
 
 # %% [markdown]
-# A critic has an error of its own, but not this one: it pools what it has learned from all prompts. That is what PPO pays for.
+# One other answer is as noisy as the answer itself: compare the first line. A critic has an error of its own, but not this one: it pools what it has learned from all prompts. That is what PPO pays for.
 #
 # The KL penalty is taken off each answer's score before the baseline, as in PPO: $r_i - \beta \log\frac{\pi_\theta(y_i)}{\pi_{ref}(y_i)}$. No critic, no GAE, no clip: one update a batch, so that every answer comes from the policy that is updated.
 

@@ -1,5 +1,6 @@
 """picoLLM's chat format: special tokens, template, prompt and response spans, and answers as text."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ CHAT_TEMPLATE = (
     "{%- if ns.system -%}{{- raise_exception('a system message needs a user message after it') -}}{%- endif -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"
 )
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Encoded(NamedTuple):
@@ -79,19 +81,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> Encoded:
     """Token ids and response mask of a whole conversation.
 
+    A chat template with a generation block says itself what the assistant wrote. Of any other, as most on the hub are,
+    it is what each assistant message adds to the prompt before it, up to the last control token.
     Raises ValueError as `encode_prompt` does, for a conversation without an assistant message, and for a chat template
-    without a generation block, which alone can say what the assistant wrote.
+    from which neither can be read.
     """
     if not any(message.get("role") == "assistant" for message in messages):
         raise ValueError("the conversation has no assistant message: there is nothing to learn from")
-    out = _template(tokenizer, messages, return_assistant_tokens_mask=True)
-    mask = [bool(m) for m in out["assistant_masks"]]
-    if not any(mask):
-        raise ValueError(
-            "the chat template marks no assistant tokens: add a {% generation %} block to it, "
-            "or set tokenizer.chat_template = picollm_lite.chat.CHAT_TEMPLATE and add its special tokens"
-        )
-    return Encoded(out["input_ids"], mask)
+    if tokenizer.chat_template is not None and _GENERATION.search(tokenizer.get_chat_template()):
+        out = _template(tokenizer, messages, return_assistant_tokens_mask=True)
+        return Encoded(out["input_ids"], [bool(m) for m in out["assistant_masks"]])
+    return _mark_additions(tokenizer, messages)
 
 
 def answer(
@@ -121,7 +121,7 @@ def respond(
 ) -> Responses:
     """As `answer`, with the tokens and log-probs behind the texts."""
     prompts = [encode_prompt(tokenizer, conversation(question)) for question in questions]
-    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": end_ids(model, tokenizer)}
     sizes["pad_token_id"] = padding_id(tokenizer)
     if temperature == 0:
         sample = greedy_rollout(model, prompts, **sizes)
@@ -135,16 +135,52 @@ def respond(
     return Responses(sample, texts)
 
 
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the tokenizer's end token, and what the model's generation config adds to it.
+
+    Raises ValueError when there are none.
+    """
+    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = [more] if isinstance(more, int) else more or []
+    ends = {tokenizer.eos_token_id, *more} - {None}
+    if not ends:
+        raise ValueError("neither tokenizer nor model has an end token: set tokenizer.eos_token to what ends an answer")
+    return sorted(ends)
+
+
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What to pad with: the pad token, or the end token where there is none (masks say what counts)."""
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    """What to pad with: the pad token, or the end token where there is none, or else 0 (masks say what counts)."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token_id for token_id in ids if token_id is not None)
+
+
+def _mark_additions(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> Encoded:
+    tokens = _template(tokenizer, messages)["input_ids"]
+    mask = [False] * len(tokens)
+    control = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = encode_prompt(tokenizer, messages[:number])
+        so_far = _template(tokenizer, messages[: number + 1])["input_ids"]
+        ends = [place for place in range(len(prompt), len(so_far)) if so_far[place] in control]
+        if so_far[: len(prompt)] != prompt or tokens[: len(so_far)] != so_far or not ends:
+            raise ValueError(
+                f"the chat template does not show what the assistant wrote in message {number + 1}: "
+                + ("no control token ends it" if not ends else "the conversation does not begin as its prompt does")
+                + "; add a {% generation %} block to the template, or see picollm_lite.compat.add_chat_format"
+            )
+        stop = ends[-1] + 1  # what the template writes behind it, often a line break, is never sampled
+        mask[len(prompt) : stop] = [True] * (stop - len(prompt))
+    return Encoded(tokens, mask)
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **options) -> dict:
     if tokenizer.chat_template is None:
         raise ValueError(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
-            "set tokenizer.chat_template, for instance to picollm_lite.chat.CHAT_TEMPLATE, and add its special tokens"
+            "call picollm_lite.compat.add_chat_format(model, tokenizer) and train with SFT, or set "
+            "tokenizer.chat_template to the format that the model was trained in"
         )
     _refuse_control_tokens(tokenizer, messages)
     return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)

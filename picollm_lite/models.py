@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Self
@@ -19,8 +19,19 @@ from transformers import (
 )
 
 from picollm_lite.chat import Encoded, encode_conversation, user
+from picollm_lite.compat import (
+    HeadlessTrunk,
+    complete_buffers,
+    complete_tokenizer,
+    has_classifier,
+    has_trunk,
+    hidden_size,
+    open_scorer,
+    trunk_of,
+    with_score,
+)
 from picollm_lite.files import replaced_folder
-from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, trunk_states
+from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -33,7 +44,7 @@ def load_policy(
     device "auto" is cuda, then mps, then cpu; dtype "auto" is float32 on the cpu and the checkpoint's own elsewhere.
     Raises FileNotFoundError when the folder is missing or holds no checkpoint.
     """
-    return _load(AutoModelForCausalLM, path_or_id, device, dtype, trust_remote_code)
+    return _load(AutoModelForCausalLM.from_pretrained, path_or_id, device, dtype, trust_remote_code)
 
 
 class RewardModel(nn.Module):
@@ -57,17 +68,28 @@ class RewardModel(nn.Module):
         """A copy of the policy's trunk with a new head, normal with std 1 / sqrt(d + 1) (Stiennon et al. 2020)."""
         config = deepcopy(policy.config)
         config.num_labels, config.score_mean, config.pad_token_id = 1, 0.0, tokenizer.pad_token_id
-        model = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
-        model.base_model.load_state_dict(policy.base_model.state_dict())
+        if has_classifier(config):
+            model = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+            model.base_model.load_state_dict(policy.base_model.state_dict())
+        else:
+            model = with_score(deepcopy(policy))
+            model.config = config
         d = model.score.in_features
         head = torch.randn(1, d, generator=torch.Generator().manual_seed(seed)) / (d + 1) ** 0.5
         model.score.weight.data.copy_(head)
         return cls(model.to(policy.device).eval(), tokenizer)
 
     @classmethod
-    def load(cls, path_or_id: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> Self:
+    def load(
+        cls,
+        path_or_id: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        trust_remote_code: bool = False,
+    ) -> Self:
         """From a folder that `save(reward_model.model, ...)` wrote, or any one-label classifier."""
-        return cls(*_load(AutoModelForSequenceClassification, path_or_id, device, dtype, trust_remote_code=False))
+        return cls(*_load(open_scorer, path_or_id, device, dtype, trust_remote_code))
 
     @property
     def score_mean(self) -> float:
@@ -81,13 +103,17 @@ class RewardModel(nn.Module):
     def forward(self, examples: Sequence[Encoded]) -> Float[Tensor, " B"]:
         """The score of each conversation, in order; with gradient unless under `torch.no_grad()`."""
         lengths = torch.tensor([len(example.tokens) for example in examples])
-        scores, order = [], []
-        for rows, length in length_groups(lengths):
+        trunk, scores, order = trunk_of(self.model), [], []
+
+        def compute(rows: Tensor, length: int) -> Tensor:
             part = [examples[row].tokens for row in rows]
             tokens = torch.tensor([row + row[-1:] * (length - len(row)) for row in part])  # (b, l)
             last = torch.arange(length) == lengths[rows, None] - 1  # (b, l)
             inputs = (part.to(self.model.device) for part in (tokens, lengths[rows], last))
-            scores.append(self.model.score(trunk_states(self.model.base_model, *inputs)).squeeze(-1))  # (b,)
+            return self.model.score(trunk_states(trunk, *inputs)).squeeze(-1).float()  # (b,)
+
+        for rows, length in length_groups(lengths):
+            scores.append(run_group(compute, rows, length, recompute=recomputes(self)))
             order.append(rows)
         return in_order(scores, order) - self.score_mean
 
@@ -111,8 +137,9 @@ class ValueModel(nn.Module):
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Self:
         """A copy of the policy's trunk with a head of zeros: every first value is 0."""
-        trunk = deepcopy(policy.base_model)
-        head = nn.Linear(policy.config.hidden_size, 1, device=policy.device, dtype=policy.dtype)
+        trunk = deepcopy(policy.base_model) if has_trunk(policy) else HeadlessTrunk(deepcopy(policy))
+        d = hidden_size(policy)
+        head = nn.Linear(d, 1, device=policy.device, dtype=policy.dtype)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         return cls(trunk, head)
@@ -136,19 +163,25 @@ class ValueModel(nn.Module):
             tokens, mask = sequences.tokens[rows, : length - 1], sequences.mask[rows, : length - 1]
             return self.head(trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask)).squeeze(-1)  # (n,)
 
-        return on_grid(sequences.mask, sequences.lengths, value)
+        return on_grid(sequences.mask, sequences.lengths, value, recompute=recomputes(self))
 
 
 def _load(
-    kind: type, path_or_id: str | Path, device: str, dtype: str | torch.dtype, trust_remote_code: bool
+    open_model: Callable[..., PreTrainedModel],
+    path_or_id: str | Path,
+    device: str,
+    dtype: str | torch.dtype,
+    trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check_source(path_or_id)
     device = best_device() if device == "auto" else device
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = torch.float32  # half precision is emulated, and slow, on most CPUs
     options = {"trust_remote_code": trust_remote_code}
-    model = kind.from_pretrained(path_or_id, dtype=dtype, use_safetensors=True, **options)
+    model = open_model(path_or_id, dtype=dtype, use_safetensors=True, **options)
+    complete_buffers(model)
     tokenizer = AutoTokenizer.from_pretrained(path_or_id, **options)
+    complete_tokenizer(tokenizer)
     return model.to(device).eval(), tokenizer
 
 
@@ -174,6 +207,19 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def mixed_precision(model: nn.Module, *, bf16: bool | None = None) -> torch.autocast:
+    """A context in which matrix products run in bf16 and weights, losses and optimizer stay as they are.
+
+    Put a loop inside: `with mixed_precision(policy): ...`. The default is bf16 where the GPU computes in it, which
+    before Ampere, such as on a T4, none does; never on a CPU. Log-probs are then good to some .01 nats a token, so that
+    a first PPO ratio is not quite 1.
+    """
+    device = next(model.parameters()).device.type
+    if bf16 is None:
+        bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> Path:

@@ -1,8 +1,11 @@
 """Forward passes over answers that are given: response log-probs under a policy, and the KL to a reference.
 
 Rows are sorted by length and run in groups, each padded on the right to its own longest row: a causal model cannot see
-padding there, so that no attention mask is needed. Of a Llama-shaped model not even that padding is computed, nor the
-logits of the prompt (`kernels/packed_llama.py`).
+padding there, so that no attention mask is needed. Of a Llama-shaped model not even that padding is computed
+(`kernels/packed_llama.py`), and where the head is a linear map logits are computed for answers only, a chunk at a time.
+
+A batch of any size fits if one group does, once the model's activation checkpointing is on: a group is then computed
+again in backward, and its activations are not kept. The gradient is the same to the bit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +14,19 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from picollm_lite.chat import Encoded
 from picollm_lite.data import collate
-from picollm_lite.kernels.fused_llama import can_fuse
-from picollm_lite.kernels.logprobs import token_logprobs
+from picollm_lite.kernels.logprobs import projected_logprobs, token_logprobs
 from picollm_lite.kernels.packed_llama import can_pack, packed_states
 from picollm_lite.kernels.rollout import Rollout
 
 GROUP_TOKENS = 2048  # tokens in a group: enough to fill the matrix products, few enough that rows are alike
+MOST_LOGITS = 2**25  # held at once where a group's logits are held: 128 MiB in fp32
+# Here logits are lm_head(last hidden state) and nothing else, where others scale or cap them.
+PLAIN_HEADS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "MistralForCausalLM")
+PLAIN_HEADS += ("Olmo2ForCausalLM", "Phi3ForCausalLM", "GemmaForCausalLM", "GPT2LMHeadModel")
 
 
 class ResponseLogprobs(NamedTuple):
@@ -74,13 +81,14 @@ def in_order(parts: Sequence[Float[Tensor, " b"]], rows: Sequence[Int[Tensor, " 
     return joined[torch.cat(list(rows)).argsort().to(joined.device)]
 
 
-def length_groups(lengths: Int[Tensor, " B"]) -> Iterator[tuple[Tensor, int]]:
-    """Rows from short to long in groups of at most GROUP_TOKENS padded tokens, each with its longest length."""
+def length_groups(lengths: Int[Tensor, " B"], limit: int | None = None) -> Iterator[tuple[Tensor, int]]:
+    """Rows from short to long in groups of at most `limit` padded tokens, each with its longest length."""
+    limit = GROUP_TOKENS if limit is None else limit
     order = lengths.cpu().argsort(stable=True)
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * int(lengths[order[stop]]) <= GROUP_TOKENS:
+        while stop < len(order) and (stop + 1 - start) * int(lengths[order[stop]]) <= limit:
             stop += 1
         yield order[start:stop], int(lengths[order[stop - 1]])
         start = stop
@@ -108,30 +116,65 @@ def sequence_logprobs(policy: nn.Module, sequences: Sequences, *, temperature: f
 def _logprobs(policy: nn.Module, tokens: Tensor, mask: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
     def score(rows: Tensor, length: int) -> Tensor:
         part, wanted = tokens[rows, :length], mask[rows, : length - 1]  # (b, l), (b, l-1)
-        logits = wanted_logits(policy, part[:, :-1], lengths[rows] - 1, wanted)  # (n, V)
-        return token_logprobs(logits[None], part[:, 1:][wanted][None], temperature=temperature)[0]  # (n,)
+        inputs, targets = (part[:, :-1], lengths[rows] - 1, wanted), part[:, 1:][wanted]  # (n,)
+        if has_plain_head(policy):
+            states = trunk_states(policy.base_model, *inputs)  # (n, d)
+            return projected_logprobs(states, policy.lm_head, targets, temperature=temperature)
+        return token_logprobs(wanted_logits(policy, *inputs)[None], targets[None], temperature=temperature)[0]
 
-    return on_grid(mask, lengths, score)
+    limit = GROUP_TOKENS if has_plain_head(policy) else logits_limit(policy)
+    # Logits of one small group at a time, where those of all groups would be kept for backward.
+    return on_grid(mask, lengths, score, limit=limit, recompute=recomputes(policy) or limit < GROUP_TOKENS)
+
+
+def logits_limit(policy: nn.Module) -> int:
+    """Tokens in a group whose logits are all held: GROUP_TOKENS, or fewer with more than 16,384 words."""
+    if not hasattr(policy, "get_input_embeddings"):  # something around a model, which does not say
+        return GROUP_TOKENS
+    return max(1, min(GROUP_TOKENS, MOST_LOGITS // policy.get_input_embeddings().num_embeddings))
+
+
+def has_plain_head(policy: nn.Module) -> bool:
+    """Whether `lm_head` after the trunk gives the model's logits."""
+    return type(policy).__name__ in PLAIN_HEADS and type(policy.lm_head) is nn.Linear
+
+
+def recomputes(model: nn.Module) -> bool:
+    """Whether `activation_checkpointing_enable` (before transformers 5.20 `gradient_checkpointing_enable`) was called.
+
+    A model that does not support it can be told by an attribute: model.gradient_checkpointing = True.
+    """
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def run_group(compute: Callable[..., Tensor], *inputs, recompute: bool) -> Tensor:
+    """compute(*inputs), whose activations are not kept but computed again in backward if `recompute` says so."""
+    return checkpoint(compute, *inputs, use_reentrant=False) if recompute else compute(*inputs)
 
 
 def wanted_logits(
     policy: nn.Module, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"], wanted: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "n V"]:
     """Logits at the wanted positions, row by row; rows are padded on the right."""
-    if can_fuse(policy) and can_pack(policy.model):
-        return policy.lm_head(packed_states(policy.model, tokens, lengths, wanted))
+    if has_plain_head(policy):
+        return policy.lm_head(trunk_states(policy.base_model, tokens, lengths, wanted))
     return policy(input_ids=tokens).logits[wanted]
 
 
 def on_grid(
-    mask: Bool[Tensor, "B L-1"], lengths: Int[Tensor, " B"], compute: Callable[[Tensor, int], Float[Tensor, "n ..."]]
+    mask: Bool[Tensor, "B L-1"],
+    lengths: Int[Tensor, " B"],
+    compute: Callable[[Tensor, int], Float[Tensor, "n ..."]],
+    *,
+    limit: int | None = None,
+    recompute: bool = False,
 ) -> Float[Tensor, "B L-1 ..."]:
     """What `compute(rows, length)` gives for the n masked tokens of each group, put in their places; 0 elsewhere."""
     B, T = mask.shape
     numbers, places = [], []
-    for rows, length in length_groups(lengths):
+    for rows, length in length_groups(lengths, limit):
         at = rows.to(mask.device)[:, None] * T + torch.arange(T, device=mask.device)  # (b, T)
-        numbers.append(compute(rows, length).float())
+        numbers.append(run_group(compute, rows, length, recompute=recompute).float())
         places.append(at[mask[rows]])
     joined = torch.cat(numbers)  # (n, ...)
     grid = joined.new_zeros(B * T, *joined.shape[1:])

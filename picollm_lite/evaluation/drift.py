@@ -12,7 +12,7 @@ from picollm_lite.chat import MAX_NEW_TOKENS, respond
 from picollm_lite.evaluation.metrics import Interval, interval_of_sums
 from picollm_lite.evaluation.tables import prompt_interval
 from picollm_lite.kernels.logprobs import kl_exact, kl_k1, kl_k3, token_logprobs
-from picollm_lite.scoring import Sequences, left_align, on_grid, wanted_logits
+from picollm_lite.scoring import Sequences, left_align, logits_limit, on_grid, wanted_logits
 
 
 class Drift(NamedTuple):
@@ -99,7 +99,7 @@ def _ref_logp_and_exact(policy: nn.Module, ref: nn.Module, sequences: Sequences)
         ref_logp = token_logprobs(ref_logits, tokens[:, 1:][wanted][None])  # (1, n)
         return torch.cat([ref_logp, kl_exact(logits, ref_logits)]).T  # (n, 2)
 
-    return on_grid(sequences.mask, sequences.lengths, compute).unbind(-1)
+    return on_grid(sequences.mask, sequences.lengths, compute, limit=logits_limit(policy)).unbind(-1)
 
 
 def _ratio(prompts: Sequence[str], totals: np.ndarray, counts: np.ndarray, seed: int) -> Interval:

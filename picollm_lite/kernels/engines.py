@@ -7,6 +7,8 @@ drops or repeats rows with `keep`. `fused_llama.py` holds the fast one.
 import torch
 from torch import Tensor, nn
 
+MOST_LOGITS = 2**26  # that `Recompute` holds: 256 MiB in fp32
+
 
 class Cached:
     """Any causal transformers model, with the KV cache it brings. Raises ValueError when it brings none."""
@@ -57,8 +59,14 @@ class Recompute:
         self.tokens = prompt.gather(1, (index + shift).clamp_max(prompt.shape[1] - 1))  # (B, P), right-padded
 
     def prefill(self) -> Tensor:
-        logits = self.model(input_ids=self.tokens).logits  # (b, L, V)
-        return logits[torch.arange(len(logits), device=logits.device), self.length - 1]  # (b, V)
+        """A few rows at a time where the logits of all positions, of which one is used, would be too many."""
+        size = max(1, MOST_LOGITS // (self.tokens.shape[1] * self.model.get_input_embeddings().num_embeddings))
+        parts = zip(self.tokens.split(size), self.length.split(size), strict=True)
+        return torch.cat([self._last(*part) for part in parts])  # (b, V)
+
+    def _last(self, tokens: Tensor, length: Tensor) -> Tensor:
+        logits = self.model(input_ids=tokens).logits  # (b, L, V)
+        return logits[torch.arange(len(logits), device=logits.device), length - 1]  # (b, V)
 
     def step(self, token: Tensor) -> Tensor:
         self.tokens = torch.cat([self.tokens, self.tokens[:, -1:]], dim=1)

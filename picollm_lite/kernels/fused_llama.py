@@ -21,6 +21,8 @@ def is_plain(trunk: nn.Module) -> bool:
     """Whether a trunk is what our own forward passes compute: fp32 linear layers, SiLU, full attention, static RoPE."""
     if type(trunk).__name__ not in PLAIN_TRUNKS or trunk.config.hidden_act != "silu":
         return False
+    if torch.is_autocast_enabled(trunk.embed_tokens.weight.device.type):
+        return False  # products in half precision
     if set(getattr(trunk.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
     if "dynamic" in trunk.rotary_emb.rope_type or trunk.rotary_emb.rope_type == "longrope":

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from picollm_lite.kernels.checks import require_positive, require_same_shape
 
+CHUNK_LOGITS = 2**23  # logits held at once where there are more: 32 MiB in fp32
 LOG_RATIO_LIMIT = 20.0  # exp(20) = 5e8: far outside any trust region, far inside fp32
 
 
@@ -28,6 +30,25 @@ def token_logprobs(
             f"expected logits (B, T, V) and tokens (B, T), got {tuple(logits.shape)} and {tuple(tokens.shape)}"
         )
     return _TokenLogprobs.apply(logits, tokens, temperature)
+
+
+def projected_logprobs(
+    states: Float[Tensor, "n d"], head: nn.Linear, tokens: Int[Tensor, " n"], *, temperature: float = 1.0
+) -> Float[Tensor, " n"]:
+    """log p(tokens[i]) under the logits head(states[i]), as `token_logprobs` gives it.
+
+    More than CHUNK_LOGITS logits are never held: they are computed chunk by chunk, and once more in backward.
+    """
+
+    def project(states: Tensor, tokens: Tensor) -> Tensor:
+        return token_logprobs(head(states)[None], tokens[None], temperature=temperature)[0]
+
+    size = max(1, CHUNK_LOGITS // head.out_features)
+    if len(states) <= size:
+        return project(states, tokens)
+    chunks = zip(states.split(size), tokens.split(size), strict=True)
+    options = {"use_reentrant": False, "preserve_rng_state": False}  # a linear map draws no numbers
+    return torch.cat([checkpoint(project, *chunk, **options) for chunk in chunks])
 
 
 def entropy(logits: Float[Tensor, "B T V"]) -> Float[Tensor, "B T"]:

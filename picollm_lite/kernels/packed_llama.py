@@ -13,10 +13,8 @@ from picollm_lite.kernels.fused_llama import head_sizes, interleaved, is_plain
 
 
 def can_pack(trunk: nn.Module) -> bool:
-    """Whether `packed_states` gives this trunk's hidden states: a plain one, with no dropout and no checkpointing."""
-    if not is_plain(trunk) or getattr(trunk, "gradient_checkpointing", False):
-        return False
-    return not (trunk.training and trunk.config.attention_dropout)
+    """Whether `packed_states` gives this trunk's hidden states: a plain one, with no dropout."""
+    return is_plain(trunk) and not (trunk.training and trunk.config.attention_dropout)
 
 
 def packed_states(

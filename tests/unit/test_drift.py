@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from picollm_lite import scoring
 from picollm_lite.chat import respond
 from picollm_lite.evaluation.drift import drift
 from picollm_lite.evaluation.metrics import mean_interval
@@ -46,6 +47,16 @@ def test_drift_equals_a_slow_loop(models, tokenizer):
     assert got.exact_per_token.estimate == pytest.approx(rows[:, 2].sum() / rows[:, 3].sum(), abs=1e-5)
     assert got.exact_per_token.low < got.exact_per_token.estimate < got.exact_per_token.high
     assert drift(*models, tokenizer, PROMPTS, seed=3, **ROOM) == got != drift(*models, tokenizer, PROMPTS, **ROOM)
+
+
+def test_a_big_vocabulary_takes_fewer_tokens_at_a_time(models, tokenizer, monkeypatch):
+    whole, sizes = drift(*models, tokenizer, PROMPTS, **ROOM), []
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 30 * len(tokenizer))  # one or two answers with their prompts
+    ref = deepcopy(models[1])
+    ref.lm_head.register_forward_hook(lambda head, inputs, logits: sizes.append(len(logits)))
+    limited = drift(models[0], ref, tokenizer, PROMPTS, **ROOM)
+    assert limited.exact == pytest.approx(whole.exact, abs=1e-5)
+    assert len(sizes) > 3 and max(sizes) <= 30
 
 
 def test_answers_to_one_prompt_stay_together(models, tokenizer):

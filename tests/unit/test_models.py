@@ -6,6 +6,7 @@ Reward and value models: whose weights they begin with, where they read their nu
 import json
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,8 +24,9 @@ from transformers import (
 )
 
 from picollm_lite import models, scoring
-from picollm_lite.chat import Encoded
-from picollm_lite.models import RewardModel, ValueModel, best_device, interpolate, load_policy, save
+from picollm_lite.chat import Encoded, respond
+from picollm_lite.models import RewardModel, ValueModel, best_device, interpolate, load_policy, mixed_precision, save
+from picollm_lite.stages import sft
 from picollm_lite.stages.sampling import checked_scores
 
 IDS = torch.tensor([[0, 1, 40, 50, 60, 2, 3]])
@@ -352,6 +354,30 @@ def slow_score(reward_model, tokens):
     return sum(h * w for h, w in zip(hidden, weight, strict=True)) - reward_model.model.config.score_mean
 
 
+def test_with_checkpointing_scores_and_values_keep_their_gradient(tiny_model, tokenizer, examples, monkeypatch):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", 40)
+    monkeypatch.setattr(scoring, "can_pack", lambda trunk: False)
+    tokens = torch.tensor([[0, 1, 40, 50, 60, 2, 3, 9]] * 6)
+    mask = torch.ones(6, 7, dtype=torch.bool)
+    sequences = scoring.Sequences(tokens, mask, torch.zeros(6, 7), torch.full((6,), 8))
+    model = RewardModel.from_policy(tiny_model(), tokenizer)
+    for make, run, trunk_of in (
+        (lambda: deepcopy(model), lambda model: model(examples), lambda model: model.model.base_model),
+        (lambda: ValueModel.from_reward_model(model), lambda critic: critic.at(sequences), lambda critic: critic.trunk),
+    ):
+        results = []
+        for switch in (False, True):
+            one, calls = make(), []
+            trunk_of(one).gradient_checkpointing = switch
+            trunk_of(one).norm.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+            out = run(one)
+            (out * torch.linspace(0.1, 1.0, out.numel()).view_as(out)).sum().backward()
+            results.append((out.detach(), [parameter.grad for parameter in one.parameters()], len(calls)))
+        (plain, plain_grads, once), (saving, grads, twice) = results
+        assert torch.equal(saving, plain) and all(map(torch.equal, grads, plain_grads))
+        assert twice == 2 * once > 2
+
+
 def test_a_new_reward_model_has_the_policys_trunk_for_its_own(tiny_model, tokenizer):
     policy = tiny_model()
     reward_model = RewardModel.from_policy(policy, tokenizer)
@@ -532,3 +558,31 @@ def test_a_critic_from_a_reward_model_begins_with_its_score_of_the_text_so_far(r
         for parameter in critic.parameters():
             parameter.zero_()
     assert_close(reward_model(examples), before, rtol=0, atol=0)
+
+
+def test_mixed_precision_is_off_on_a_cpu_and_on_where_the_gpu_has_it(tiny_model, monkeypatch):
+    policy = tiny_model()
+    assert not mixed_precision(policy)._enabled and mixed_precision(policy, bf16=True)._enabled
+    for has_it in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has_it=has_it: has_it)
+        gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+        monkeypatch.setattr(torch, "autocast", lambda device, dtype, enabled: (device, dtype, enabled))
+        assert mixed_precision(gpu) == ("cuda", torch.bfloat16, has_it)
+        assert mixed_precision(gpu, bf16=False) == ("cuda", torch.bfloat16, False)
+
+
+def test_in_mixed_precision_products_are_rounded_and_weights_are_not(tiny_model, tokenizer, pairs):
+    """bf16 keeps 8 bits: log-probs move by about 2^-8 of their size, and by more than fp32's rounding."""
+    policy, reward_model = tiny_model(), RewardModel.from_policy(tiny_model(), tokenizer)
+    sides = [side for pair in pairs for side in pair]
+    exact, scores = scoring.response_logprobs(policy, sides, 0).total, reward_model(sides)
+    with mixed_precision(policy, bf16=True):
+        rounded = scoring.response_logprobs(policy, sides, 0).total
+        assert rounded.dtype == reward_model(sides).dtype == torch.float32
+        assert_close(reward_model(sides), scores, rtol=0.05, atol=0.05)
+        loss = [step.loss for step in sft.train(policy, sides, pad_token_id=0, epochs=4, batch_size=8)]
+        sample = respond(policy, tokenizer, ["Why?"] * 4, max_new_tokens=6).rollout
+    assert_close(rounded, exact, rtol=0.02, atol=0.0)
+    assert (rounded - exact).abs().max() > 1e-3
+    assert loss[-1] < loss[0] and {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
+    assert sample.logp.dtype == torch.float32 and torch.isfinite(sample.logp).all()

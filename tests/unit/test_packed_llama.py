@@ -82,19 +82,12 @@ def wrapped():
     return model
 
 
-def checkpointed():
-    model = llama()
-    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # the newer name first
-    return model
-
-
 OTHERS = {
     "another architecture": lambda: GPT2Model(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50)),
     "another activation": lambda: llama(hidden_act="gelu"),
     "a wrapped projection": wrapped,
     "half precision": lambda: llama().to(torch.bfloat16),
     "biases elsewhere": lambda: llama(mlp_bias=True),
-    "gradient checkpointing": checkpointed,
 }
 
 

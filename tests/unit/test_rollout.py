@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from picollm_lite.kernels import engines
 from picollm_lite.kernels import rollout as module
 from picollm_lite.kernels.engines import Cached, Recompute
 from picollm_lite.kernels.fused_llama import FusedLlama, can_fuse
@@ -59,6 +60,18 @@ class TokensOnly(torch.nn.Module):
 
     def forward(self, input_ids):
         return self.inner(input_ids=input_ids)
+
+
+def test_without_a_cache_few_logits_are_held_at_once(monkeypatch):
+    """The longest text has 7 + 11 tokens: room for 2 rows of it, where the batch has 24."""
+    model, sizes = llama_without_cache(), []
+    whole = rollout(model, PROMPTS * 4, seed=0, **OPTIONS)
+    monkeypatch.setattr(engines, "MOST_LOGITS", 40 * V)
+    model.lm_head.register_forward_hook(lambda head, inputs, logits: sizes.append(logits.shape[:-1].numel()))
+    limited = rollout(model, PROMPTS * 4, seed=0, **OPTIONS)
+    assert torch.equal(limited.tokens, whole.tokens)
+    torch.testing.assert_close(limited.logp, whole.logp, rtol=0, atol=1e-5)
+    assert max(sizes) <= 40 and len(sizes) > 12
 
 
 MODELS = [llama, llama_without_cache, qwen2, gpt2, TokensOnly]

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from picollm_lite import scoring
 from picollm_lite.chat import Encoded, encode_prompt, user
+from picollm_lite.kernels import logprobs
 from picollm_lite.kernels.rollout import Rollout, rollout
-from picollm_lite.scoring import left_align, length_groups, response_logprobs, sequence_logprobs
+from picollm_lite.scoring import left_align, length_groups, recomputes, response_logprobs, sequence_logprobs
 
 GROUPS = pytest.mark.parametrize("group_tokens", [1, 40, 10**6])  # every row alone, a few together, all together
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Why?", "Thanks."]
@@ -197,3 +199,109 @@ def test_the_kl_of_a_rollout_to_a_copy_is_zero_and_to_another_model_is_not(sampl
     assert_close(kl, torch.zeros(30), rtol=0, atol=1e-4)
     other = (sequences.logp - sequence_logprobs(tiny_model(), sequences)).sum(1)
     assert other.mean() > 1
+
+
+BIG = 5000  # tokens in the vocabulary: with the limits below, many chunks and small groups
+
+
+def plain_total(model, examples):
+    """Log-probs of the answers from the logits of all rows at once."""
+    L = max(len(tokens) for tokens, _ in examples)
+    tokens, mask = ([list(row) + [0] * (L - len(row)) for row in part] for part in zip(*examples, strict=True))
+    tokens, mask = torch.tensor(tokens), torch.tensor(mask).bool()
+    logp = model(input_ids=tokens[:, :-1]).logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    return (logp * mask[:, 1:]).sum(1)
+
+
+def gradients(model, total):
+    model.zero_grad()
+    (total * torch.linspace(0.1, 1.0, len(total))).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(params=["chunks", "other head"])
+def big(request, tiny_model, monkeypatch):
+    """A model of many words, at limits that cut every batch; of another class, its logits are taken as they come."""
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * BIG)  # 7 positions
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 40 * BIG)
+    model = tiny_model(vocab_size=BIG, tie_word_embeddings=False)
+    if request.param == "other head":
+        model.__class__ = type("OtherForCausalLM", (type(model),), {})
+    assert scoring.has_plain_head(model) == (request.param == "chunks")
+    return model
+
+
+def test_big_vocabularies_give_the_same_values_and_gradients(big, examples, pad):
+    got = response_logprobs(big, examples, pad).total
+    wanted = plain_total(big, examples)
+    assert_close(got, wanted, rtol=1e-6, atol=1e-5)
+    for (name, ours), theirs in zip(gradients(big, got).items(), gradients(big, wanted).values(), strict=True):
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_big_vocabularies_never_have_many_logits(big, examples, pad, monkeypatch):
+    """Forward and backward: no call of the head gives more than its limit allows, and chunks are counted by hand."""
+    sizes = []
+    big.lm_head.register_forward_hook(lambda head, inputs, logits: sizes.append(logits.shape[:-1].numel()))
+    total = response_logprobs(big, examples, pad).total
+    forward = list(sizes)
+    total.sum().backward()
+    if scoring.has_plain_head(big):
+        n = sum(sum(mask) for _, mask in examples)
+        assert sorted(forward) == sorted([7] * (n // 7) + [n % 7] * (n % 7 > 0)) and n > 40
+    else:
+        assert max(forward) <= 40 and len(forward) > 3
+    assert sorted(sizes) == sorted(forward * 2)  # once more in backward, not kept
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_with_checkpointing_activations_are_computed_again_and_the_gradient_stays(
+    tiny_model, examples, pad, monkeypatch, train
+):
+    monkeypatch.setattr(scoring, "GROUP_TOKENS", 40)
+    plain, saving, calls = tiny_model(attention_dropout=0.1), tiny_model(attention_dropout=0.1), []
+    saving.gradient_checkpointing = True
+    assert recomputes(saving) and not recomputes(plain)
+    results = []
+    for model in (plain, saving):
+        model.train(train)
+        model.model.norm.register_forward_hook(lambda *args, model=model: calls.append(model is saving))
+        monkeypatch.setattr(scoring, "can_pack", lambda trunk: False)
+        torch.manual_seed(0)  # dropout draws the same numbers, again in backward
+        total = response_logprobs(model, examples, pad).total
+        results.append((total.detach(), gradients(model, total)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(results[0][1][name], gradient) for name, gradient in results[1][1].items())
+    assert calls.count(True) == 2 * calls.count(False) > 2
+
+
+def test_the_switch_of_transformers_is_the_one(tiny_model):
+    model = tiny_model()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # the newer name first
+    assert recomputes(model)
+
+
+HEADS = {
+    "LlamaForCausalLM": {},
+    "Qwen2ForCausalLM": {},
+    "Qwen3ForCausalLM": {},
+    "SmolLM3ForCausalLM": {"pad_token_id": 0},
+    "MistralForCausalLM": {},
+    "Olmo2ForCausalLM": {},
+    "Phi3ForCausalLM": {"pad_token_id": 0},
+    "GemmaForCausalLM": {"head_dim": 8},
+    "GPT2LMHeadModel": {},
+}
+
+
+@pytest.mark.parametrize("name", scoring.PLAIN_HEADS)
+def test_in_these_models_logits_are_the_head_of_the_trunk(name):
+    """Not so in Gemma 2, which caps them, nor in Cohere and Granite, which scale them."""
+    kind = getattr(transformers, name)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "vocab_size": 50, "initializer_range": 0.5, **HEADS[name]}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), 1)
+    torch.manual_seed(0)
+    model, tokens = kind(kind.config_class(**sizes, **ids)).eval(), torch.tensor([[3, 5, 7]])
+    wanted = model.lm_head(model.base_model(input_ids=tokens).last_hidden_state)
+    assert_close(model(input_ids=tokens).logits, wanted, rtol=0, atol=0)
