@@ -56,7 +56,7 @@ def test_a_big_vocabulary_takes_fewer_tokens_at_a_time(models, tokenizer, monkey
     ref.lm_head.register_forward_hook(lambda head, inputs, logits: sizes.append(len(logits)))
     limited = drift(models[0], ref, tokenizer, PROMPTS, **ROOM)
     assert limited.exact == pytest.approx(whole.exact, abs=1e-5)
-    assert len(sizes) > 3 and max(sizes) <= 30
+    assert len(sizes) > 1 and max(sizes) <= 30
 
 
 def test_answers_to_one_prompt_stay_together(models, tokenizer):
