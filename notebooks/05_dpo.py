@@ -492,7 +492,7 @@ rows = {
     name: {
         "gold": gold[name].mean(),
         "proxy": reward_model.score(asked, texts[name]).mean().item(),
-        "KL": dpo.evaluate(models[name], ref, tokenizer, asked, seed=SEED)[0],
+        "KL": dpo.evaluate(models[name], ref, tokenizer, questions, seed=SEED)[0],
     }
     for name in models
 }

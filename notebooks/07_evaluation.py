@@ -70,7 +70,7 @@ SEED = 0
 ANSWERS = 4  # to each prompt of the suite, from each contestant
 N = 4  # of best-of-n, as a contestant
 N_DRAWS = N * ANSWERS
-SHARES = (0.25, 0.5, 0.75)  # of the way from SFT to a trained policy
+SHARES = (0.5, 0.75)  # of the way from SFT to a trained policy
 CONSTANTS = {  # one answer to whatever is asked
     "a shrug": "I do not know.",
     "a compliment": "What a great question!",
@@ -124,10 +124,15 @@ said = {"SFT": respond(ref, tokenizer, asked, seed=SEED)}
 seconds_an_answer = (time.perf_counter() - began) / len(asked)
 said |= {name: respond(policy, tokenizer, asked, seed=SEED) for name, policy in policies.items()}
 texts = {name: given.texts for name, given in said.items()}
-kl = {"SFT": 0.0} | {
-    name: drift_of(policy, ref, asked, left_align(said[name].rollout), seed=SEED).exact.estimate
-    for name, policy in policies.items()
-}  # nats an answer, over the full vocabulary (notebook 04)
+
+
+def distance(policy, given):
+    """KL to SFT, nats an answer, over the full vocabulary (notebook 04): of the first two answers to each prompt."""
+    half = left_align(given.rollout).rows(torch.arange(2 * len(questions)))
+    return drift_of(policy, ref, questions * 2, half, seed=SEED).exact.estimate
+
+
+kl = {"SFT": 0.0} | {name: distance(policy, said[name]) for name, policy in policies.items()}
 print(f"{len(said)} x {len(asked)} answers; SFT took {1000 * seconds_an_answer:.1f} ms for each")
 
 
@@ -459,9 +464,8 @@ short.round(2)
 def on_suite(model, name):
     """A point of the frontier: KL to SFT, and gold and proxy of every prompt."""
     given = respond(model, tokenizer, asked, seed=SEED)
-    moved = drift_of(model, ref, asked, left_align(given.rollout), seed=SEED).exact.estimate
     rewards = (f(asked, given.texts).reshape(ANSWERS, -1).mean(0) for f in (gold_scores, proxy_scores))
-    return Point(moved, *rewards, name)
+    return Point(distance(model, given), *rewards, name)
 
 
 runs = {}
