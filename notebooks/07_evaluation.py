@@ -462,9 +462,9 @@ short.round(2)
 
 # %%
 def on_suite(model, name):
-    """A point of the frontier: KL to SFT, and gold and proxy of every prompt."""
-    given = respond(model, tokenizer, asked, seed=SEED)
-    rewards = (f(asked, given.texts).reshape(ANSWERS, -1).mean(0) for f in (gold_scores, proxy_scores))
+    """A point of the frontier from two answers to each prompt: KL to SFT, and gold and proxy of every prompt."""
+    given = respond(model, tokenizer, questions * 2, seed=SEED)
+    rewards = (f(questions * 2, given.texts).reshape(2, -1).mean(0) for f in (gold_scores, proxy_scores))
     return Point(distance(model, given), *rewards, name)
 
 
