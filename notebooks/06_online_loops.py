@@ -244,7 +244,7 @@ run("random control", rejection.train, keep=rejection.keep_random, **rounds)
 #
 # $$\mathbb{E}_{y\sim\pi}\big[\nabla\log\pi(y)\big] = \sum_y \nabla\pi(y) = \nabla 1 = 0$$
 #
-# so what is left is a random walk. Remember this line: it is what makes the next method work.
+# so what is left is a random walk, and that is not harmless: from a trained model most ways lead down. Remember this line: it is what makes the next method work.
 #
 # ## RLOO: the others are the baseline
 #
@@ -397,16 +397,16 @@ def report(name, loop):
     win = paired_win_rate(gold[name], gold["SFT"])
     return {
         "seconds": round(loop.seconds),
-        "proxy": reward_model.score(asked, texts[name]).mean().item(),
-        "gold": gold[name].mean(),
-        "KL": dpo.evaluate(loop.policy, ref, tokenizer, questions, seed=SEED)[0],
-        "flattering": features(asked, texts[name])["flattery"].mean(),
+        "proxy": round(reward_model.score(asked, texts[name]).mean().item(), 2),
+        "gold": round(gold[name].mean(), 2),
+        "KL": round(dpo.evaluate(loop.policy, ref, tokenizer, questions, seed=SEED)[0], 3),
+        "flattering": round(features(asked, texts[name])["flattery"].mean(), 2),
         "wins against SFT": f"{win.rate:.0%} [{win.low:.0%}, {win.high:.0%}]",
     }
 
 
 table = {name: report(name, loop) for name, loop in {"SFT": Loop(ref, [], 0.0), **loops}.items()}
-pd.DataFrame(table).T.round(2)
+pd.DataFrame(table).T
 
 # %%
 for name in loops:
@@ -450,7 +450,7 @@ check("at the KL of each loop best-of-n has more gold", all(at_same_kl[name] > t
 # %% [markdown]
 # How to read this:
 #
-# - **The loops that use losers win most.** RLOO, GRPO and online DPO push bad answers down as well as good ones up. Rejection sampling only imitates winners, and most of what it imitates is accident: its control, which learned nothing, moved about half as far.
+# - **The loops that use losers win most.** RLOO, GRPO and online DPO push bad answers down as well as good ones up. Rejection sampling only imitates winners, and most of what it imitates is accident: look how far its control moved, which learned nothing.
 # - **Best-of-n is hard to beat at its distance.** It moves probability straight to what scores well, prompt by prompt. A loop has to say it in weights that all prompts share, and spends KL on noise. But the loop answers at once, and best-of-n draws $n$ times for every question.
 # - **All that counts is the proxy, for all of them.** Look at the column *flattering*, and at whose it is larger than SFT's. Nothing in a loop protects from what the reward model overrates.
 #

@@ -604,7 +604,8 @@ for name in ("best of 4", "PPO", "DPO"):
     check(f"{name} beats SFT over seeds and prompts", seed_study(stored[name] - stored["SFT"]).mean.low > 0)
 
 # %% [markdown]
-# "Share of seeds" is how much of one run's variance on one prompt is the seed's doing on all prompts. However small it is beside what prompts and luck do, it is the part that stays when you average over prompts.
+# "Share of seeds" is how much of one run's variance on one prompt is the seed's doing on all prompts: about a percent or less here. Most of the rest is the luck of four answers. And yet it is the part that stays when you average over prompts.
+# Because it is small in this world, five runs are above all five times the data, and an open verdict may even close. Where training is longer or less stable it is the other way round: verdicts open again. You know which only if you have run it.
 #
 # ## What it takes
 #
