@@ -18,7 +18,7 @@
 # | | |
 # |---|---|
 # | **You will be able to** | say what best-of-n gains, costs and how far it moves; use the other answers as a baseline; tell RLOO, GRPO, online DPO and rejection sampling apart by what they do with a group of answers; compare methods on one budget |
-# | **Time** | 3 minutes to run, 60 to work through (2 CPU cores) |
+# | **Time** | 2 minutes to run, 60 to work through (2 CPU cores) |
 # | **Needs** | the SFT model and the reward model (yours, or the shipped ones) |
 # | **Produces** | `outputs/checkpoints/online_dpo` and `outputs/checkpoints/grpo`, which notebook 07 compares |
 

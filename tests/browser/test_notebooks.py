@@ -26,6 +26,8 @@ USED = {
     "03_reward_model": [stored_pictures, checks.panels_move, checks.reward_explorer],
     "04_ppo": [stored_pictures, checks.panels_move, checks.token_lens, checks.sliders],
     "05_dpo": [stored_pictures, checks.panels_move, checks.sliders],
+    "06_online_loops": [stored_pictures, checks.panels_move, checks.sliders],
+    "07_evaluation": [stored_pictures, checks.sliders],
 }
 
 
