@@ -391,10 +391,11 @@ asked = questions * ANSWERS
 texts = {"SFT": answer(ref, tokenizer, asked, seed=SEED)}
 texts |= {name: answer(loop.policy, tokenizer, asked, seed=SEED) for name, loop in loops.items()}
 gold = {name: gold_scores(asked, said).reshape(ANSWERS, -1).mean(0) for name, said in texts.items()}  # (prompts,)
+wins = {name: paired_win_rate(values, gold["SFT"]) for name, values in gold.items()}
 
 
 def report(name, loop):
-    win = paired_win_rate(gold[name], gold["SFT"])
+    win = wins[name]
     return {
         "seconds": round(loop.seconds),
         "proxy": round(reward_model.score(asked, texts[name]).mean().item(), 2),
@@ -410,7 +411,7 @@ pd.DataFrame(table).T
 
 # %%
 for name in loops:
-    measure(f"{name}: gold win rate against SFT on the suite", paired_win_rate(gold[name], gold["SFT"]))
+    measure(f"{name}: gold win rate against SFT on the suite", wins[name])
 measure("best of 4: gain in gold over one answer", gain_4)
 
 # %% [markdown]
@@ -438,7 +439,6 @@ for name in trained:
     print(f"{name}: gold {table[name]['gold']:.2f}, best-of-n at the same KL {at_same_kl[name]:.2f}")
 
 # %% tags=["nbval-check-output"]
-wins = {name: paired_win_rate(gold[name], gold["SFT"]) for name in loops}
 for name in ("RLOO", "GRPO", "Dr. GRPO", "online DPO"):
     check(f"{name} beats SFT on the suite by gold: the win rate's interval lies above 50 %", wins[name].low > 0.5)
 check(
