@@ -6,7 +6,6 @@ Inputs are `data/world/` and `data/prompts/suite.jsonl`, which people wrote, and
 """
 
 import hashlib
-import inspect
 import itertools
 import json
 import random
@@ -22,7 +21,7 @@ from transformers.utils import logging
 
 from picollm_lite.chat import ASSISTANT_END, BOS, CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Encoded, answer, user
 from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences
-from picollm_lite.evaluation.training_record import save_settings
+from picollm_lite.evaluation.training_record import defaults, save_settings
 from picollm_lite.files import write_jsonl
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.paths import CHECKPOINTS, DATA, DEMOS, PREFERENCES, PREFERENCES_TEST, QUALITY, RESULTS, SEEDS
@@ -215,12 +214,6 @@ def keep(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stage: str,
     The time stays out: it would be another one in every build, and speak of a machine that the reader does not have.
     """
     save_settings(save(model, tokenizer, CHECKPOINTS / stage), {"stage": stage, **settings})
-
-
-def defaults(run: Callable, *names: str) -> dict[str, object]:
-    """The settings that a run has where it is given none."""
-    parameters = inspect.signature(run).parameters
-    return {name: parameters[name].default for name in names}
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:

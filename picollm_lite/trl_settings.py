@@ -3,10 +3,8 @@
 TRL is not imported. tests/peers/test_handoff.py runs the TRL that is installed on these settings.
 """
 
-from collections.abc import Callable
-from inspect import signature
-
 from picollm_lite.data import encode_pairs
+from picollm_lite.evaluation.training_record import defaults
 from picollm_lite.kernels.losses import dpo_loss
 from picollm_lite.stages import dpo, reward, sft
 from picollm_lite.stages.group_policy import GRPOConfig
@@ -31,21 +29,21 @@ def settings(stage: str) -> dict[str, object]:
     }
     if stage == "grpo":
         return everywhere | _grpo(GRPOConfig())
-    ours = {"weight_decay": 0.0} | _defaults({"sft": sft.train, "reward": reward.train, "dpo": dpo.train}[stage])
+    ours = {"weight_decay": 0.0} | defaults({"sft": sft.train, "reward": reward.train, "dpo": dpo.train}[stage])
     special = {
         "sft": {"assistant_only_loss": True},
         "reward": {"disable_dropout": True},
         "dpo": {
             "disable_dropout": True,
             "loss_type": ["sigmoid"],
-            "beta": _defaults(dpo_loss)["beta"],
+            "beta": defaults(dpo_loss)["beta"],
             "precompute_ref_log_probs": True,
         },
     }
     return everywhere | {
         "num_train_epochs": ours["epochs"],
         "per_device_train_batch_size": ours["batch_size"],
-        "max_length": _defaults(encode_pairs)["max_length"],
+        "max_length": defaults(encode_pairs)["max_length"],
         "learning_rate": ours["learning_rate"],
         "lr_scheduler_type": "cosine",
         "warmup_steps": ours["warmup"],  # below 1 it is a share of the steps
@@ -82,10 +80,6 @@ def _grpo(ours: GRPOConfig) -> dict[str, object]:
         "max_grad_norm": ours.max_grad_norm,
         "seed": ours.seed,
     }
-
-
-def _defaults(function: Callable) -> dict[str, object]:
-    return {name: parameter.default for name, parameter in signature(function).parameters.items()}
 
 
 def readme(stage: str, rows: int) -> str:

@@ -1,8 +1,9 @@
 """What a checkpoint was trained with, and for how long: an optional file in its folder."""
 
+import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,12 @@ def save_settings(folder: str | Path, settings: Mapping[str, object], seconds: f
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected settings that JSON can hold, got some that it cannot ({error})") from None
     return replace_file(path, f"{text}\n".encode())
+
+
+def defaults(run: Callable, *names: str) -> dict[str, object]:
+    """The settings that a run has where it is given none: these, or all of them."""
+    parameters = inspect.signature(run).parameters
+    return {name: parameters[name].default for name in names or parameters}
 
 
 def load_settings(folder: str | Path) -> TrainingRecord | None:

@@ -14,6 +14,7 @@ from picollm_lite.evaluation.metrics import Interval
 from picollm_lite.evaluation.tables import interval_columns
 from picollm_lite.ui.live import Live, View, explore
 from picollm_lite.ui.plots import STYLES
+from picollm_lite.ui.report_sections import cell
 from picollm_lite.ui.scales import Plot, number, round_numbers, span, spread
 from picollm_lite.ui.svg import (
     BOTTOM,
@@ -93,8 +94,7 @@ def _path(name: str, run: Sequence[Point], color: str, dash: str) -> Path:
 
 
 def _interval(row: Mapping[str, float], key: str) -> str:
-    values = Interval(row[key], row[f"{key} low"], row[f"{key} high"])
-    return f"{values.estimate:+.2f} [{values.low:+.2f}, {values.high:+.2f}]"
+    return cell(Interval(row[key], row[f"{key} low"], row[f"{key} high"]), "+.2f")
 
 
 def _chart(paths: Sequence[Path], reward: str, at: float) -> str:
