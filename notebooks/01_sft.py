@@ -217,7 +217,7 @@ for quality, rows in table.groupby("quality"):
 # model's own answers be better than that, worse, or the same? Write down a number.
 #
 # The loop is a generator: it yields one record a step, and this cell decides what to do with it. Interrupt it whenever you like
-# (the stop button, or Kernel, Interrupt): what has been trained so far is kept, and the rest of the notebook runs on it.
+# (the stop button, or Kernel, Interrupt): the step that runs is finished, what has been trained so far is kept, and the rest of the notebook runs on it.
 
 # %%
 examples = encode_demos(demos, tokenizer)

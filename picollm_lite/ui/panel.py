@@ -1,8 +1,11 @@
 """The live training panel: watches a run's records, and leaves its last state in the saved notebook."""
 
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from IPython.display import display
@@ -16,6 +19,26 @@ MIN_SECONDS = 0.1  # between redraws
 SHOWN = 3  # answers
 GOLD_RANGE = (OFFSET + CLEAN_FLOOR * WEIGHTS["clean"], OFFSET + sum(WEIGHTS.values()))  # of the course's rubric
 clock = time.monotonic
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[threading.Event]:
+    """Within, the first interrupt only sets the event: a step that has begun can end. The second acts as ever."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there do interrupts arrive
+        yield asked
+        return
+
+    def wait(signum, frame):
+        asked.set()
+        signal.signal(signal.SIGINT, usual)
+        print("stopping after this step; interrupt again to stop at once")
+
+    usual = signal.signal(signal.SIGINT, wait)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 class TrainingPanel(Live):
@@ -42,7 +65,7 @@ class TrainingPanel(Live):
         self._restart()
 
     def follow(self, run: Iterable, measure: Callable[[Any], Mapping[str, Any]] = lambda record: {}) -> list:
-        """Display the panel and run to the end, or until an interrupt; returns the records.
+        """Display the panel and run to the end, or to the end of the step that is interrupted; returns the records.
 
         With PICOLLM_QUICK=N in the environment a run ends after N steps: a whole notebook can be tried in a minute.
         `measure(record)` may add fields (numbers, or `samples`) that the record does not have. The run and the panel
@@ -53,11 +76,14 @@ class TrainingPanel(Live):
         display(self)
         records = []
         try:
-            for record in run:
-                records.append(record)
-                self.update(record, **measure(record))
-                if len(records) == limit:
-                    break
+            with _interrupts_wait() as interrupt:
+                for record in run:
+                    records.append(record)
+                    self.update(record, **measure(record))
+                    if interrupt.is_set():
+                        raise KeyboardInterrupt
+                    if len(records) == limit:
+                        break
         except KeyboardInterrupt:
             print(f"stopped after step {len(records)}; going on with what was learned")
         finally:

@@ -3,7 +3,9 @@
 import io
 import math
 import re
+import signal
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ipywidgets import VBox
@@ -353,6 +355,39 @@ def test_an_interrupt_in_a_step_keeps_what_was_learned(screen, capsys):
     assert log == ["closed"]
     assert readout(panel) == "ppo: stopped after step 12 of 40, kl 12.00; took 0 s"
     assert screen.shown[-1]["text/plain"] == readout(panel)
+
+
+def interrupted(times: int, log: list):
+    """A run of two steps that is interrupted in the middle of its first one."""
+    for _ in range(times):
+        signal.raise_signal(signal.SIGINT)
+    log.append("a whole step")
+    yield ppo(1)
+    yield ppo(2)
+
+
+def test_the_first_interrupt_lets_the_step_end(screen, capsys):
+    panel, log, usual = TrainingPanel("ppo", {"KL": ("kl",)}), [], signal.getsignal(signal.SIGINT)
+    records = panel.follow(interrupted(1, log))
+    assert [r.step for r in records] == [1] and log == ["a whole step"]
+    waiting, stopped = capsys.readouterr().out.splitlines()
+    assert waiting == "stopping after this step; interrupt again to stop at once"
+    assert stopped == "stopped after step 1; going on with what was learned"
+    assert signal.getsignal(signal.SIGINT) is usual  # interrupts of other cells act at once
+
+
+def test_the_second_interrupt_stops_at_once(screen, capsys):
+    panel, log, usual = TrainingPanel("ppo", {"KL": ("kl",)}), [], signal.getsignal(signal.SIGINT)
+    assert panel.follow(interrupted(2, log)) == [] and log == []
+    assert capsys.readouterr().out.endswith("stopped after step 0; going on with what was learned\n")
+    assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_a_run_can_be_followed_in_another_thread(screen):
+    """There Python allows no handler of signals."""
+    panel = TrainingPanel("ppo", {"KL": ("kl",)})
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(panel.follow, steps_of(3)).result()) == 3
 
 
 def test_an_interrupt_outside_a_step_closes_the_run(screen, capsys):
