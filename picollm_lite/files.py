@@ -99,13 +99,20 @@ def to_dataset(rows: Iterable[dict], path: str | Path) -> Dataset:
 
 def replace_file(path: Path, data: bytes) -> Path:
     """The whole file at once: written aside, forced to the disk, then renamed."""
+    with replaced_file(path) as aside:
+        aside.write_bytes(data)
+    return path
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A file to write: forced to the disk when the block is done, it takes the place of `path`, at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    return aside.replace(path)
+    yield aside
+    with aside.open("r+b") as written:
+        os.fsync(written.fileno())
+    aside.replace(path)
 
 
 @contextmanager

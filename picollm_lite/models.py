@@ -100,6 +100,14 @@ class RewardModel(nn.Module):
     def score_mean(self, mean: float) -> None:
         self.model.config.score_mean = mean
 
+    def get_extra_state(self) -> Float[Tensor, ""]:
+        """The mean, as torch wants it: so that it is in the state dict too."""
+        return torch.tensor(self.score_mean, dtype=torch.float64)
+
+    def set_extra_state(self, state: Float[Tensor, ""]) -> None:
+        """Undo `get_extra_state`."""
+        self.score_mean = state.item()
+
     def forward(self, examples: Sequence[Encoded]) -> Float[Tensor, " B"]:
         """The score of each conversation, in order; with gradient unless under `torch.no_grad()`."""
         lengths = torch.tensor([len(example.tokens) for example in examples])

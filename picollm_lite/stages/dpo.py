@@ -18,7 +18,8 @@ from picollm_lite.chat import padding_id, respond
 from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
 from picollm_lite.scoring import left_align, response_logprobs, sequence_logprobs
-from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
+from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
+from picollm_lite.stages.resume import Resume, Run
 from picollm_lite.stages.sampling import RewardFn, Sample, checked_scores, samples
 
 REFERENCE_BATCH = 128  # pairs
@@ -71,6 +72,7 @@ def train(
     gold_fn: RewardFn | None = None,
     eval_every: int = 20,
     seed: int = 0,
+    resume: Resume | None = None,
     **loss_options: float,
 ) -> Iterator[DPOStep]:
     """Train `policy` in place; yields a record a step. Dropout stays off. The default `ref` is the policy as it comes.
@@ -78,8 +80,10 @@ def train(
     `loss` is any function with the signature of `dpo_loss`, or `simpo_loss`, `orpo_loss` or `kto_loss`, which are given
     what they take; `loss_options` such as `beta` go to it. `sft_weight` adds that much of the chosen answers' SFT loss
     (Pang et al. 2024). On `prompts`, if given, answers are sampled every `eval_every` steps for KL and gold.
+    With `resume` a run that was cut off goes on.
     Raises ValueError for no pairs, FloatingPointError naming the step when loss or gradient is not finite.
     """
+    given = dict(locals())
     if not pairs:
         raise ValueError("dpo: no pairs to train on")
     pad = padding_id(tokenizer)
@@ -89,8 +93,9 @@ def train(
     batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
-    schedule = cosine_schedule(optimizer, len(batches), warmup)
-    for step, rows in enumerate(batches, start=1):
+    run = Run(resume, DPOStep, given, policy=policy, optimizer=optimizer)
+    yield from run.records
+    for step, rows in run.rest(enumerate(batches, start=1)):
         where = f"dpo, step {step}"
         logp = pair_logprobs(policy, [pairs[row] for row in rows], ref_logp[rows], pad)
         result = pair_loss(partial(loss, **loss_options), logp)
@@ -98,15 +103,15 @@ def train(
         check_loss(total, where)
         optimizer.zero_grad()
         total.backward()
-        rate = schedule.get_last_lr()[0]
+        rate = learning_rate * cosine_schedule(step, len(batches), warmup)
+        set_rate(optimizer, rate)
         norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)
-        schedule.step()
         margins = result.chosen_rewards - result.rejected_rewards  # (B,)
         due = prompts and (step % eval_every == 0 or step in (1, len(batches)))
         kl, gold, shown = (
             evaluate(policy, ref, tokenizer, prompts, gold_fn, seed=seed) if due else (math.nan, math.nan, ())
         )
-        yield DPOStep(
+        record = DPOStep(
             step,
             len(batches),
             total.item(),
@@ -122,6 +127,7 @@ def train(
             norm,
             shown,
         )
+        yield run.keep(record)
 
 
 @torch.no_grad()

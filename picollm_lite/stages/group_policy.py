@@ -21,6 +21,7 @@ from picollm_lite.kernels.group_losses import dr_grpo_loss, grpo_loss, reinforce
 from picollm_lite.scoring import Sequences, sequence_logprobs
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, averaged, minibatches, minimize, moved, set_rate
+from picollm_lite.stages.resume import Resume, Run
 from picollm_lite.stages.sampling import Answers, RewardFn, Sample
 
 
@@ -84,6 +85,7 @@ def rloo(
     tokenizer: PreTrainedTokenizerBase,
     ref: nn.Module | None = None,
     gold_fn: RewardFn | None = None,
+    resume: Resume | None = None,
     **settings,
 ) -> Iterator[GroupStep]:
     """REINFORCE, leave-one-out baseline, KL in the reward: Ahmadian et al. 2024. Trains `policy` in place.
@@ -99,7 +101,7 @@ def rloo(
         return reinforce_loss(logp, advantages, sequences.mask)
 
     method = Method("rloo", advantages, loss, minibatch_size=config.batch_size)
-    yield from _train(policy, reward_fn, prompts, tokenizer, ref, gold_fn, config, method)
+    yield from _train(policy, reward_fn, prompts, tokenizer, ref, gold_fn, resume, config, method)
 
 
 def grpo(
@@ -110,6 +112,7 @@ def grpo(
     tokenizer: PreTrainedTokenizerBase,
     ref: nn.Module | None = None,
     gold_fn: RewardFn | None = None,
+    resume: Resume | None = None,
     **settings,
 ) -> Iterator[GroupStep]:
     """Clipped ratios, scores normalized in their group, k3 in the loss: Shao et al. 2024. Trains `policy` in place.
@@ -128,7 +131,7 @@ def grpo(
         return kernel(logp, sequences.logp, ref_logp, advantages, sequences.mask, **options)
 
     method = Method("grpo", advantages, loss, config.minibatch_size, config.epochs, config.clip)
-    yield from _train(policy, reward_fn, prompts, tokenizer, ref, gold_fn, config, method)
+    yield from _train(policy, reward_fn, prompts, tokenizer, ref, gold_fn, resume, config, method)
 
 
 def _train(
@@ -138,13 +141,17 @@ def _train(
     tokenizer: PreTrainedTokenizerBase,
     ref: nn.Module | None,
     gold_fn: RewardFn | None,
+    resume: Resume | None,
     config: RLOOConfig | GRPOConfig,
     method: Method,
 ) -> Iterator[GroupStep]:
+    given = locals() | vars(config)
     policy.eval()
     ref = deepcopy(policy) if ref is None else ref.eval()
     optimizer, rng = adam(policy, config.learning_rate), random.Random(config.seed)
-    for turn in turns(method.stage, policy, ref, reward_fn, prompts, tokenizer, gold_fn, config):
+    run = Run(resume, GroupStep, given, policy=policy, optimizer=optimizer, rng=rng)
+    yield from run.records
+    for turn in turns(method.stage, policy, ref, reward_fn, prompts, tokenizer, gold_fn, config, done=run.done):
         set_rate(optimizer, turn.facts["learning_rate"])
         answers = turn.answers
         advantages = method.advantages(answers)  # (B,)
@@ -157,4 +164,4 @@ def _train(
             updates.append({"loss": loss.item(), "grad_norm": norm, **moved(logp, part.logp, part.mask, method.clip)})
         groups = answers.final.view(-1, config.group_size)
         flat = (groups == groups[:, :1]).all(1).float().mean().item()
-        yield GroupStep(**turn.facts, **averaged(updates), flat_groups=flat)
+        yield run.keep(GroupStep(**turn.facts, **averaged(updates), flat_groups=flat))

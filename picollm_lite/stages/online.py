@@ -10,6 +10,7 @@ Here is what the loops share. What each learns from a batch is its own file:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from torch import nn
@@ -70,14 +71,16 @@ def turns(
     tokenizer: PreTrainedTokenizerBase,
     gold_fn: RewardFn | None,
     config: OnlineConfig,
+    *,
+    done: int = 0,
 ) -> Iterator[Turn]:
-    """One batch a step, each from the policy as the step before left it.
+    """One batch a step, each from the policy as the step before left it; `done` steps are left out.
 
     Raises ValueError naming stage and step for scores that are not one finite number each.
     """
     groups = prompt_batches(prompts, config.batch_size // config.group_size, config.seed)
     first = slice(None, None, config.group_size)  # of each group
-    for step, group in zip(range(1, config.steps + 1), groups, strict=False):
+    for step, group in islice(zip(range(1, config.steps + 1), groups, strict=False), done, None):
         where = f"{stage}, step {step}"
         batch = [prompt for prompt in group for _ in range(config.group_size)]
         answers = sample_answers(policy, ref, tokenizer, reward_fn, batch, config, stage=stage, step=step)

@@ -20,6 +20,7 @@ from picollm_lite.scoring import Sequences, sequence_logprobs
 from picollm_lite.stages.dpo import PairLogprobs, pair_loss
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, minimize, set_rate
+from picollm_lite.stages.resume import Resume, Run
 from picollm_lite.stages.sampling import RewardFn, Sample
 
 
@@ -67,6 +68,7 @@ def train(
     ref: nn.Module | None = None,
     gold_fn: RewardFn | None = None,
     loss: Callable[..., PreferenceLoss] = dpo_loss,
+    resume: Resume | None = None,
     **settings,
 ) -> Iterator[OnlineDPOStep]:
     """DPO on the policy's own pairs: Guo et al. 2024; best against worst: Xiong et al. 2023. Trains `policy` in place.
@@ -74,19 +76,24 @@ def train(
     `loss` is any of the DPO family that takes `beta`, as in `dpo.train`. Other arguments, records and errors are those
     of `ppo.train`; `settings` those of OnlineDPOConfig.
     """
+    given = dict(locals())
     config = OnlineDPOConfig(**settings)
     policy.eval()
     ref = deepcopy(policy) if ref is None else ref.eval()
-    anchor = ref  # the reference of the loss
-    optimizer = adam(policy, config.learning_rate)
-    for turn in turns("online dpo", policy, ref, reward_fn, prompts, tokenizer, gold_fn, config):
+    optimizer, move_every = adam(policy, config.learning_rate), config.move_ref_every
+    moving = {} if move_every is None else {"moving_ref": deepcopy(policy)}  # the loss's, once it has moved
+    run = Run(resume, OnlineDPOStep, given | vars(config), policy=policy, optimizer=optimizer, **moving)
+    yield from run.records
+    for turn in turns("online dpo", policy, ref, reward_fn, prompts, tokenizer, gold_fn, config, done=run.done):
         set_rate(optimizer, turn.facts["learning_rate"])
         best, worst = best_and_worst(turn.answers.final, config.group_size)  # (pairs,) each
         facts = {"loss": math.nan, "margin": math.nan, "accuracy": math.nan, "grad_norm": 0.0}
         if len(best):
             rows = torch.cat([best, worst])  # (2 pairs,)
             pairs = turn.answers.sequences.rows(rows)
-            ref_logp = turn.answers.ref_logp[rows] if anchor is ref else _frozen(anchor, pairs, config.temperature)
+            ref_logp = turn.answers.ref_logp[rows]
+            if moving and turn.step > move_every:
+                ref_logp = _frozen(moving["moving_ref"], pairs, config.temperature)
             logp = sides(policy, pairs, ref_logp, config.temperature)
             result = pair_loss(partial(loss, beta=config.beta), logp)
             total = result.losses.mean()
@@ -94,9 +101,10 @@ def train(
             margins = result.chosen_rewards - result.rejected_rewards
             accuracy = (margins > 0).float().mean().item()
             facts = {"loss": total.item(), "margin": margins.mean().item(), "accuracy": accuracy, "grad_norm": norm}
-        if config.move_ref_every is not None and turn.step % config.move_ref_every == 0:
-            anchor = deepcopy(policy)
-        yield OnlineDPOStep(**turn.facts, **facts, tied=config.batch_size // config.group_size - len(best))
+        if moving and turn.step % move_every == 0:
+            moving["moving_ref"].load_state_dict(policy.state_dict())
+        tied = config.batch_size // config.group_size - len(best)
+        yield run.keep(OnlineDPOStep(**turn.facts, **facts, tied=tied))
 
 
 def best_and_worst(scores: Float[Tensor, " B"], group_size: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:

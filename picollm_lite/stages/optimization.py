@@ -13,16 +13,12 @@ from picollm_lite.kernels.logprobs import kl_k3
 BETAS = (0.9, 0.95)  # a run has a few hundred steps: at 0.999 the second moment would still lag behind at its end
 
 
-def cosine_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warmup over the first `warmup` share of the steps, then cosine decay to zero."""
+def cosine_schedule(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at `step` (from 1): linear warmup, then cosine decay, to 0 after the last step."""
     start = max(1, round(warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < start:
-            return (step + 1) / start
-        return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    if step <= start:
+        return step / start
+    return 0.5 * (1 + math.cos(math.pi * (step - 1 - start) / max(1, steps - start)))
 
 
 def linear_schedule(step: int, steps: int, warmup: float) -> float:

@@ -34,6 +34,7 @@ from picollm_lite.stages.optimization import (
     moved,
     set_rate,
 )
+from picollm_lite.stages.resume import Resume, Run
 from picollm_lite.stages.sampling import (
     RewardFn,
     Sample,
@@ -113,15 +114,17 @@ def train(
     ref: nn.Module | None = None,
     critic: ValueModel | None = None,
     gold_fn: RewardFn | None = None,
+    resume: Resume | None = None,
     **settings,
 ) -> Iterator[PPOStep]:
     """Train `policy` in place; yields a record a step. Stop whenever you like: the policy stays usable.
 
     `reward_fn` is any callable (prompts, responses) -> one score an answer; `gold_fn` is only recorded. `ref` is the
     policy as it comes, the critic a copy of its trunk with a head of zeros, unless given. `settings` are those of
-    PPOConfig. Dropout stays off. Raises ValueError naming the step for rewards that are not one finite number each,
-    FloatingPointError naming it when a loss or gradient is not finite.
+    PPOConfig. With `resume` a run that was cut off goes on. Dropout stays off. Raises ValueError naming the step for
+    rewards that are not one finite number each, FloatingPointError naming it when a loss or gradient is not finite.
     """
+    given = dict(locals())
     config = PPOConfig(**settings)
     policy.eval()
     ref = deepcopy(policy) if ref is None else ref.eval()
@@ -130,9 +133,13 @@ def train(
     optimizer = adam(policy, config.learning_rate)
     critic_optimizer = adam(critic, config.critic_learning_rate)
     rng, kl_coef = random.Random(config.seed), config.kl_coef
-    for step, batch in zip(
-        range(1, config.steps + 1), prompt_batches(prompts, config.batch_size, config.seed), strict=False
-    ):
+    parts = {"policy": policy, "critic": critic, "optimizer": optimizer, "critic_optimizer": critic_optimizer}
+    run = Run(resume, PPOStep, given | vars(config), rng=rng, **parts)
+    for record in run.records:
+        yield record
+        kl_coef = adapted_kl_coef(kl_coef, record.kl, config)
+    batches = prompt_batches(prompts, config.batch_size, config.seed)
+    for step, batch in run.rest(zip(range(1, config.steps + 1), batches, strict=False)):
         where = f"ppo, step {step}"
         rate = linear_schedule(step, config.steps, config.warmup)
         set_rate(optimizer, config.learning_rate * rate)
@@ -151,8 +158,9 @@ def train(
             if config.target_kl is not None and update["approx_kl"] > config.target_kl:
                 break
         gold = None if gold_fn is None else checked_scores(gold_fn, batch, texts, f"{where}, gold")
-        yield _record(step, config, experience, updates, kl_coef, batch, texts, gold, config.learning_rate * rate)
-        kl_coef = adapted_kl_coef(kl_coef, experience.kl.mean().item(), config)
+        record = _record(step, config, experience, updates, kl_coef, batch, texts, gold, config.learning_rate * rate)
+        yield run.keep(record)
+        kl_coef = adapted_kl_coef(kl_coef, record.kl, config)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from picollm_lite.kernels.losses import sft_loss
 from picollm_lite.scoring import sequence_logprobs
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, averaged, minibatches, minimize, set_rate
+from picollm_lite.stages.resume import Resume, Run
 from picollm_lite.stages.sampling import RewardFn, Sample
 
 Keep = Callable[[Float[Tensor, "P G"], random.Random], Int[Tensor, " P"]]  # scores of each group -> whom to keep
@@ -73,19 +74,24 @@ def train(
     ref: nn.Module | None = None,
     gold_fn: RewardFn | None = None,
     keep: Keep = keep_best,
+    resume: Resume | None = None,
     **settings,
 ) -> Iterator[RejectionStep]:
     """SFT on one answer of each group, the one that `keep` picks; yields a record a round. Trains `policy` in place.
 
     Arguments, records and errors are those of `ppo.train`; `settings` those of RejectionConfig.
     """
+    given = dict(locals())
     config = RejectionConfig(**settings)
     policy.eval()
     ref = deepcopy(policy) if ref is None else ref.eval()
     optimizer = adam(policy, config.learning_rate)
     # Two sources: the control and what it is compared with take their minibatches in the same order.
     order, choice = random.Random(config.seed), random.Random(config.seed)
-    for turn in turns("rejection", policy, ref, reward_fn, prompts, tokenizer, gold_fn, config):
+    parts = {"policy": policy, "optimizer": optimizer, "order": order, "choice": choice}
+    run = Run(resume, RejectionStep, given | vars(config), **parts)
+    yield from run.records
+    for turn in turns("rejection", policy, ref, reward_fn, prompts, tokenizer, gold_fn, config, done=run.done):
         set_rate(optimizer, turn.facts["learning_rate"])
         groups = turn.answers.final.view(-1, config.group_size)  # (P, G)
         picked = keep(groups, choice)  # (P,)
@@ -97,4 +103,4 @@ def train(
             norm = minimize(loss, optimizer, policy, turn.where, limit=config.max_grad_norm)
             updates.append({"loss": loss.item(), "grad_norm": norm})
         score = groups.gather(1, picked[:, None]).mean().item()
-        yield RejectionStep(**turn.facts, **averaged(updates), kept_score=score)
+        yield run.keep(RejectionStep(**turn.facts, **averaged(updates), kept_score=score))

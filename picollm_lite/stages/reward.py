@@ -10,7 +10,8 @@ from picollm_lite.chat import Encoded
 from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel
-from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
+from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
+from picollm_lite.stages.resume import Resume, Run
 
 
 class RewardStep(NamedTuple):
@@ -41,22 +42,26 @@ def train(
     max_grad_norm: float = 1.0,
     eval_every: int = 20,
     seed: int = 0,
+    resume: Resume | None = None,
 ) -> Iterator[RewardStep]:
     """Train in place; yields a record a step. Dropout stays off. After the last step the scores are centered.
 
     Both answers of a pair fit its prompt about equally well, so that pairs alone hardly teach a model to look at the
     prompt. `off_prompt_weight` weighs a second Bradley-Terry loss: each chosen answer against another pair's chosen
     answer put under the same prompt (Liu et al. 2025, RRM). 0 leaves it out.
-    Raises ValueError for no pairs, FloatingPointError naming the step when loss or gradient is not finite.
+    With `resume` a run that was cut off goes on. Raises ValueError for no pairs, FloatingPointError naming the
+    step when loss or gradient is not finite.
     """
+    given = dict(locals())
     if not pairs:
         raise ValueError("reward: no pairs to train on")
     batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
     parameters = list(reward_model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
-    schedule = cosine_schedule(optimizer, len(batches), warmup)
     reward_model.eval()
-    for step, rows in enumerate(batches, start=1):
+    run = Run(resume, RewardStep, given, reward_model=reward_model, optimizer=optimizer)
+    yield from run.records
+    for step, rows in run.rest(enumerate(batches, start=1)):
         where = f"reward, step {step}"
         batch = [pairs[row] for row in rows]
         chosen, rejected = score_pairs(reward_model, batch)  # (B,) each
@@ -68,18 +73,17 @@ def train(
         check_loss(total, where)
         optimizer.zero_grad()
         total.backward()
-        rate = schedule.get_last_lr()[0]
+        rate = learning_rate * cosine_schedule(step, len(batches), warmup)
+        set_rate(optimizer, rate)
         norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)
-        schedule.step()
         if step == len(batches):
             center(reward_model, pairs)
         due = val and (step % eval_every == 0 or step == len(batches))
         val_loss, val_accuracy = evaluate(reward_model, val) if due else (math.nan, math.nan)
         margin = (chosen - rejected).detach()
         accuracy = (margin > 0).float().mean().item()
-        yield RewardStep(
-            step, len(batches), loss.item(), accuracy, margin.mean().item(), val_loss, val_accuracy, rate, norm
-        )
+        facts = (loss.item(), accuracy, margin.mean().item(), val_loss, val_accuracy, rate, norm)
+        yield run.keep(RewardStep(step, len(batches), *facts))
 
 
 def score_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,8 @@ from picollm_lite.chat import Encoded
 from picollm_lite.data import Batch, collate, epoch_batches
 from picollm_lite.kernels.losses import sft_loss
 from picollm_lite.scoring import masked_logprobs
-from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend
+from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
+from picollm_lite.stages.resume import Resume, Run
 
 
 class SFTStep(NamedTuple):
@@ -43,33 +44,39 @@ def train(
     max_grad_norm: float = 1.0,
     eval_every: int = 20,
     seed: int = 0,
+    resume: Resume | None = None,
 ) -> Iterator[SFTStep]:
     """Train `policy` in place; yields a record a step. Stop whenever you like: the policy stays usable.
 
-    AdamW, linear warmup over the first `warmup` share of the steps, then cosine decay to zero.
+    AdamW, linear warmup over the first `warmup` share of the steps, then cosine decay to zero. With `resume` a run that
+    was cut off goes on.
     Raises ValueError for no demonstrations, FloatingPointError naming the step when loss or gradient is not finite.
     """
+    given = dict(locals())
     if not demos:
         raise ValueError("sft: no demonstrations to train on")
     lengths = [len(example.tokens) for example in demos]
     batches = epoch_batches(lengths, batch_size, epochs=epochs, seed=seed)
     parameters = list(policy.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
-    schedule = cosine_schedule(optimizer, len(batches), warmup)
+    run = Run(resume, SFTStep, given, policy=policy, optimizer=optimizer)
     try:
-        for step, rows in enumerate(batches, start=1):
+        policy.eval()
+        yield from run.records
+        for step, rows in run.rest(enumerate(batches, start=1)):
             policy.train()
             loss = batch_loss(policy, collate([demos[row] for row in rows], pad_token_id))
             check_loss(loss, f"sft, step {step}")
             optimizer.zero_grad()
             loss.backward()
-            rate = schedule.get_last_lr()[0]
+            rate = learning_rate * cosine_schedule(step, len(batches), warmup)
+            set_rate(optimizer, rate)
             norm = descend(optimizer, parameters, f"sft, step {step}", max_grad_norm=max_grad_norm)
-            schedule.step()
             policy.eval()  # the caller may sample, save or stop at every yield
             due = val and (step % eval_every == 0 or step == len(batches))
             val_loss = evaluate(policy, val, pad_token_id=pad_token_id) if due else math.nan
-            yield SFTStep(step, len(batches), step * epochs / len(batches), loss.item(), val_loss, rate, norm)
+            epoch = step * epochs / len(batches)
+            yield run.keep(SFTStep(step, len(batches), epoch, loss.item(), val_loss, rate, norm))
     finally:
         policy.eval()
 

@@ -135,7 +135,8 @@ def demos(tokenizer):
 def optimizers(trained):
     """transformers counts the warmup one step later than we do, so TRL gets our schedule."""
     optimizer = torch.optim.AdamW(trained.parameters(), lr=RATE, betas=BETAS, weight_decay=0.0, fused=True)
-    return optimizer, cosine_schedule(optimizer, EPOCHS, warmup=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: cosine_schedule(done + 1, EPOCHS, 0.1))
+    return optimizer, schedule
 
 
 def whole_batch(trainer):
