@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D")
 
 def show(figure: Figure, alt: str) -> Image:
     """The figure as a PNG with alternative text: the last expression of a cell."""
-    return Image(png(figure), alt=alt)
+    return Image(png(figure), metadata={"alt": alt})  # the keyword alt came after the IPython that Colab has
 
 
 def png(figure: Figure) -> bytes:
