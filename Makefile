@@ -11,13 +11,14 @@ PYTEST := $(BIN)/python -m pytest
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab check data results store slides screenshots lock chromium
+.PHONY: help course test lab check data results store slides publish screenshots lock chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12    the Python, 3.11 to 3.13, that .venv is made from (default: python3)"
 	@echo "ONLY=\"01 04\"         only these notebooks (course, store, slides)"
+	@echo "REPO=owner/name       your repository on GitHub (publish)"
 	@echo "PIP_ARGS=...         more arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:"
 	@echo "                     make course PIP_ARGS=\"--extra-index-url https://download.pytorch.org/whl/cpu\""
 
@@ -48,6 +49,9 @@ store: $(READY) ## for authors: bring each .ipynb up to its .py, execute it and 
 slides: $(READY) ## one reveal.js deck a notebook, from the stored outputs, to outputs/slides/ (builds without a network)
 	@$(BIN)/python -m picollm_lite.slides $(if $(ONLY),--only $(ONLY))
 
+publish: $(READY) ## for instructors: badges, and a first cell for Colab, in the notebooks and the README; needs REPO=owner/name
+	@$(BIN)/python -m picollm_lite.publish "$(REPO)"
+
 screenshots: chromium ## for authors: pictures of the widgets in the notebooks, to notebooks/images/
 	PICOLLM_QUICK=40 PICOLLM_SCREENSHOTS=notebooks/images $(PYTEST) tests/browser/test_notebooks.py
 
@@ -64,10 +68,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Colab's versions of Jupyter in front of all else in .venv, so that the widgets are tested with both.
-$(COLAB): $(READY) tests/browser/colab-requirements.txt
+# Colab's versions in front of all else in .venv, so that the course is tested with both.
+$(COLAB): $(READY) tests/colab/requirements.txt
 	$(BIN)/python -m venv --clear --without-pip .venv-colab
-	$(BIN)/python -m pip --python .venv-colab/bin/python install --no-deps -r tests/browser/colab-requirements.txt
+	$(BIN)/python -m pip --python .venv-colab/bin/python install --no-deps --no-compile -r tests/colab/requirements.txt
 	@folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 	  main=$$($(BIN)/python -c "$$folder"); colab=$$(.venv-colab/bin/python -c "$$folder"); \
 	  echo "import site; site.addsitedir('$$main')" > "$$colab/main.pth"

@@ -106,7 +106,8 @@ def lab(request, start_lab, tmp_path_factory):
     cells = [new_code_cell(source.strip()) for source in CELLS]
     gallery = new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC})
     nbformat.write(gallery, root / f"gallery_{request.param}.ipynb")
-    with start_lab(root, colab=request.param == "colab") as lab:
+    colab = request.getfixturevalue("colab") if request.param == "colab" else None
+    with start_lab(root, colab=colab) as lab:
         yield lab
 
 

@@ -15,7 +15,7 @@ FLOORS = (
     {"chat", "compat", "models", "data", "scoring", "formats", "files"},
     {"stages", "collection", "evaluation"},
     {"ui", "build", "quality", "trl_settings"},
-    {"course", "slides", "results", "report_card", "handoff"},
+    {"course", "slides", "results", "report_card", "handoff", "publish"},
 )
 ROOMS = {"kernels", "world", "stages", "collection", "evaluation", "ui"}
 TORCH = {"torch", "transformers", "accelerate", "jaxtyping"}
@@ -130,6 +130,7 @@ def test_every_folder_is_a_package():
         ("ui.plots", "from picollm_lite import report_card"),
         ("stages.dpo", "from picollm_lite.trl_settings import settings"),
         ("trl_settings", "from picollm_lite.handoff import hand_off"),
+        ("build", "from picollm_lite.publish import published"),
         ("build", "from picollm_lite.somewhere import thing"),
     ],
 )
@@ -152,6 +153,7 @@ def test_a_wrong_import_is_named(module, source):
         ("stages.sft", "from picollm_lite import models\nfrom ..kernels.losses import sft_loss\nfrom .reward import f"),
         ("evaluation.agreement", "from picollm_lite.collection.pairs import Vote\nfrom .metrics import Interval"),
         ("course", "from picollm_lite import __version__, paths\nimport picollm_lite"),
+        ("publish", "from picollm_lite import course\nfrom picollm_lite.files import replace_file"),
         ("report_card", "from picollm_lite.ui import plots\nfrom picollm_lite.evaluation.report import Card"),
     ],
 )

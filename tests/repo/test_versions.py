@@ -77,6 +77,13 @@ def test_lock_satisfies_every_range():
     assert read_lock(LOCK)["torch"] == "2.13.0"
 
 
+def test_the_ranges_hold_what_colab_has():
+    pins = read_lock((ROOT / "tests" / "colab" / "requirements.txt").read_text(encoding="utf-8"))
+    shared = [r for r in RANGES if canonicalize_name(r.name) in pins]
+    assert {"transformers", "datasets", "ipywidgets"} <= {r.name for r in shared}
+    assert outside(shared, pins) == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the lock is resolved on Linux")
 def test_lock_is_complete():
     assert missing_transitive([canonicalize_name(r.name) for r in RANGES], read_lock(LOCK)) == []
