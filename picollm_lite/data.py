@@ -32,31 +32,38 @@ class Pair(NamedTuple):
     rejected: Encoded
 
 
-def load_demos(path: str | Path) -> Dataset:
-    """Demonstrations as a data set with a `messages` column, from a file of JSON lines or a `.parquet` file.
+def load_demos(path_or_id: str | Path, *, split: str | None = None) -> Dataset:
+    """Demonstrations as a data set with a `messages` column, from where `read_preferences` takes its rows.
 
     A row has one of the formats of `demonstration`. Other columns of an object are kept. Raises FileNotFoundError, or
     ValueError naming file and line (in Parquet the row, counted from 1).
     """
-    return to_dataset(read_rows(path, demonstration), path)
+    return to_dataset(read_rows(path_or_id, demonstration, split=split), path_or_id)
 
 
-def load_preferences(path: str | Path, *, strict: bool = True, problems: list[str] | None = None) -> Dataset:
+def load_preferences(
+    path_or_id: str | Path, *, split: str | None = None, strict: bool = True, problems: list[str] | None = None
+) -> Dataset:
     """Preference pairs with columns `prompt`, `chosen` and `rejected`, each a list of messages: `read_preferences`.
 
     Other columns are kept; one whose values differ in type raises ValueError.
     """
-    return to_dataset(read_rows(path, preference, strict=strict, problems=problems, stacklevel=4), path)
+    rows = read_rows(path_or_id, preference, split=split, strict=strict, problems=problems, stacklevel=4)
+    return to_dataset(rows, path_or_id)
 
 
-def read_preferences(path: str | Path, *, strict: bool = True, problems: list[str] | None = None) -> Iterator[dict]:
-    """Preference pairs one at a time, from a file of JSON lines or a `.parquet` file of any size.
+def read_preferences(
+    path_or_id: str | Path, *, split: str | None = None, strict: bool = True, problems: list[str] | None = None
+) -> Iterator[dict]:
+    """Preference pairs one at a time, from a file of JSON lines, a `.parquet` file of any size, or the hub.
 
+    Of a data set of the hub give the id or, as it lies there, a folder, and as `split` what `datasets.load_dataset`
+    knows, such as "train[:2000]"; without it all of "train".
     A row has one of the formats of `preference`, and may have other columns. `strict` raises ValueError at the first
     bad row, naming file and line (in Parquet the row, counted from 1). Else bad rows are left out with one warning that
     counts them and lists the first; `problems` gets every one. A file without a good row raises.
     """
-    return read_rows(path, preference, strict=strict, problems=problems)
+    return read_rows(path_or_id, preference, split=split, strict=strict, problems=problems)
 
 
 def load_suite(path: str | Path) -> Dataset:

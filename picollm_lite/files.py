@@ -1,4 +1,4 @@
-"""Files of rows: JSON lines and Parquet, read one row at a time and checked; JSON lines written; rows as a data set.
+"""Rows of JSON lines, Parquet or the hub, read one at a time and checked; JSON lines written; rows as a data set.
 
 And how files and folders are replaced: in one step, so that an interruption leaves the old one or the new one.
 """
@@ -15,12 +15,15 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from datasets.table import table_cast
 from pyarrow.parquet import ParquetFile
 
+from picollm_lite.paths import check_hub
+
 CHUNK = 1000  # rows that become Arrow, or come out of it, together
 SHOWN = 20  # rows that a warning lists
+NO_FILE = "no file at {}: check the path, or run `make data` to rebuild the shipped data"
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
@@ -33,27 +36,28 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[object, str]]:
 
 
 def read_rows(
-    path: str | Path,
+    path_or_id: str | Path,
     check: Callable[[object, str], dict],
     *,
+    split: str | None = None,
     strict: bool = True,
     problems: list[str] | None = None,
     stacklevel: int = 2,
 ) -> Iterator[dict]:
-    """What `check` makes of each value and its place in a file of JSON lines or a `.parquet` file, one at a time.
+    """What `check` makes of each value and its place, one at a time.
 
-    A place is "file:line", or "file, row 1" for the first row of Parquet. `strict` raises at the first row that is
-    broken or that `check` refuses with ValueError. Else such rows are left out: their errors are added to `problems`,
-    and one warning, at the end or where the caller stops, counts them and lists the first. Raises FileNotFoundError,
-    or ValueError for a file without any row, or without a good one.
+    They come from a file of JSON lines, a `.parquet` file or a data set of the hub: its id or, as it lies there, a
+    folder, and a `split` as `datasets.load_dataset` knows it, such as "train[:2000]" (its default is "train").
+    A place is "file:line", or "file, row 1" for the first row of anything else. `strict` raises at the first row that
+    is broken or that `check` refuses with ValueError. Else such rows are left out: their errors are added to
+    `problems`, and one warning, at the end or where the caller stops, counts them and lists the first. Raises
+    FileNotFoundError, or ValueError for a source without any row, or without a good one.
     """
-    path = _existing(path)
-    parquet = path.suffix.lower() == ".parquet"
     good, bad, shown = 0, 0, []
     try:
-        for raw, where in (_parquet_rows if parquet else _lines)(path):
+        for raw, where in _raw_rows(path_or_id, split):
             try:
-                row = check(raw if parquet else _parsed(raw, where), where)
+                row = check(_parsed(raw, where) if isinstance(raw, bytes) else raw, where)
             except ValueError as error:
                 if strict:
                     raise
@@ -69,7 +73,7 @@ def read_rows(
         if good and bad:
             warnings.warn(_left_out(bad, good + bad, shown), stacklevel=stacklevel)
     if not good:
-        raise ValueError(f"{path}: none of its {bad} rows can be used, the first because of {shown[0]}")
+        raise ValueError(f"{path_or_id}: none of its {bad} rows can be used, the first because of {shown[0]}")
 
 
 def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
@@ -128,10 +132,22 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _raw_rows(path_or_id: str | Path, split: str | None) -> Iterator[tuple[bytes | dict, str]]:
+    """Each row as it stands, and its place."""
+    path = Path(path_or_id)
+    if path.is_file():
+        if split is not None:
+            raise ValueError(f"{path} is a file, which has no split {split!r}: leave it out, or name a data set")
+        return (_parquet_rows if path.suffix.lower() == ".parquet" else _lines)(path)
+    if not path.is_dir():
+        check_hub(path_or_id, NO_FILE.format(path))
+    return _hub_rows(path_or_id, split or "train")
+
+
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}: check the path, or run `make data` to rebuild the shipped data")
+        raise FileNotFoundError(NO_FILE.format(path))
     return path
 
 
@@ -177,6 +193,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[dict, str]]:
         raise ValueError(f"{path}: no readable Parquet after row {number} ({error})") from None
     if not number:
         raise ValueError(f"{path} is empty: it needs a row")
+
+
+def _hub_rows(path_or_id: str | Path, split: str) -> Iterator[tuple[dict, str]]:
+    """Each row and its place, counted from 1. `load_dataset` raises for a split that is not there or has no rows."""
+    for number, row in enumerate(load_dataset(str(path_or_id), split=split), start=1):
+        yield row, f"{path_or_id}, {split}, row {number}"
 
 
 def _left_out(bad: int, read: int, shown: list[str]) -> str:

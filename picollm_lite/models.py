@@ -1,7 +1,6 @@
 """Load and save: policies, which are any causal transformers model with its tokenizer, and reward models."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -31,6 +30,7 @@ from picollm_lite.compat import (
     with_score,
 )
 from picollm_lite.files import replaced_folder
+from picollm_lite.paths import check_hub
 from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
@@ -280,12 +280,4 @@ def _check_source(path_or_id: str | Path) -> None:
                 f"{path} has a config.json but no .safetensors weights: save it again as safetensors"
             )
         return
-    looks_like_id = (
-        isinstance(path_or_id, str) and path_or_id.count("/") == 1 and not path_or_id.startswith((".", "/", "~"))
-    )
-    if not looks_like_id or path.parent.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}: check the path, or run the notebook that makes it")
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "on", "yes"):
-        raise FileNotFoundError(
-            f"no folder {path}, and the course is offline: to take it from the hub, set HF_HUB_OFFLINE=0 and restart"
-        )
+    check_hub(path_or_id, f"no checkpoint at {path}: check the path, or run the notebook that makes it")

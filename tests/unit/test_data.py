@@ -181,9 +181,10 @@ def test_a_file_without_lines_is_named(write, content):
 
 @pytest.mark.parametrize("load", [load_demos, load_preferences, load_suite])
 def test_a_missing_file_is_named(tmp_path, load):
-    for path in (tmp_path / "gone.jsonl", tmp_path):
-        with pytest.raises(FileNotFoundError, match=rf"^no file at {path}: check the path, or run `make data`"):
-            load(path)
+    with pytest.raises(FileNotFoundError, match=r"^no file at .*gone.jsonl: check the path, or run `make data`"):
+        load(tmp_path / "gone.jsonl")
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path} doesn't contain any data files"):
+        load(tmp_path)
 
 
 PROMPT = {"id": "p1", "prompt": "What is a token?", "split": "seen", "ask": "define"}

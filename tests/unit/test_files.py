@@ -1,5 +1,6 @@
 """Files of rows, large and broken: one row in memory at a time, every bad line told, columns of one type."""
 
+import gzip
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ import pytest
 from datasets import Dataset
 from pyarrow import parquet
 
+from picollm_lite import files
 from picollm_lite.data import load_demos, load_preferences, read_preferences
 from picollm_lite.files import CHUNK, read_jsonl, to_dataset, write_jsonl
 
@@ -310,3 +312,50 @@ def test_damaged_parquet_is_named(path):
         load_preferences(in_parquet(path, []))
     with pytest.raises(FileNotFoundError, match=r"^no file at .*gone.parquet"):
         load_preferences(path.with_name("gone.parquet"))
+
+
+def test_a_data_set_as_it_lies_on_the_hub(tmp_path):
+    """UltraFeedback-binarized's files and columns, and HH-RLHF's: nothing but the id in place of the folder differs."""
+    ultra, hh = tmp_path / "ultrafeedback", tmp_path / "hh-rlhf"
+    (ultra / "data").mkdir(parents=True)
+    sides = {side: [user("Why?"), assistant(side)] for side in ("chosen", "rejected")}
+    rows = [{"prompt": "Why?", **sides, "score_chosen": score} for score in (8.0, 7.5, 6.0)]
+    for split, part in {"train_prefs": rows[:2], "test_prefs": rows[2:]}.items():
+        in_parquet(ultra / "data" / f"{split}-00000-of-00001.parquet", part)
+    pairs = load_preferences(ultra, split="train_prefs")
+    assert pairs["prompt"][0] == [user("Why?")] and pairs["chosen"][1][0]["content"] == "chosen"
+    assert pairs["score_chosen"][:] == [8.0, 7.5]
+    assert load_preferences(ultra, split="train_prefs[:1]").num_rows == 1
+    with pytest.raises(ValueError, match='Unknown split "train"'):
+        load_preferences(ultra)
+    with pytest.raises(ValueError, match="corresponds to no data"):
+        load_preferences(ultra, split="test_prefs[1:]")
+
+    hh.mkdir()
+    talks = [
+        {"chosen": f"\n\nHuman: Why?\n\nAssistant: {text}", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
+        for text in ("So.", "")
+    ]
+    (hh / "train.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, talks)).encode()))
+    with pytest.raises(ValueError, match=r"hh-rlhf, train, row 2, chosen: message 2 \(assistant\) is empty"):
+        load_preferences(hh)
+    with pytest.warns(UserWarning, match="left out 1 of 2 rows"):
+        assert load_preferences(hh, strict=False)["chosen"][:] == [[assistant("So.")]]
+
+
+def test_a_file_has_no_splits_and_a_hub_id_offline_is_refused(path, monkeypatch):
+    path.write_text('{"messages": []}\n')
+    with pytest.raises(ValueError, match="is a file, which has no split 'train': leave it out"):
+        load_demos(path, split="train")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=r"^nothing at some/data, and the course is offline"):
+        load_demos("some/data")
+
+
+def test_a_hub_id_online_goes_to_datasets(monkeypatch):
+    asked = []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(files, "load_dataset", lambda name, split: asked.append((name, split)) or [{"messages": []}])
+    with pytest.raises(ValueError, match=r"^some/data, train\[:5\], row 1: the conversation is empty"):
+        load_demos("some/data", split="train[:5]")
+    assert asked == [("some/data", "train[:5]")]

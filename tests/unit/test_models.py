@@ -234,7 +234,7 @@ def test_a_hub_id_offline_is_refused(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     assert refused("some/model") == (
-        "no folder some/model, and the course is offline: to take it from the hub, set HF_HUB_OFFLINE=0 and restart"
+        "nothing at some/model, and the course is offline: to take it from the hub, set HF_HUB_OFFLINE=0 and restart"
     )
 
 
