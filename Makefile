@@ -8,6 +8,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 COLAB := .venv-colab/.installed
 PYTEST := $(BIN)/python -m pytest
+TWO := -n 2 --dist loadfile # a file of tests, or a notebook, to each of two processes with one thread
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
@@ -26,8 +27,8 @@ course: $(READY) ## execute every notebook in order; executed copies, HTML pages
 	@$(COURSE)
 
 test: check chromium $(COLAB) ## everything that CI runs: check, the other tests, then every notebook cell by cell
-	$(PYTEST) tests --ignore=tests/unit
-	$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/
+	$(PYTEST) $(TWO) tests --ignore=tests/unit
+	PICOLLM_THREADS=1 $(PYTEST) $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks/
 
 lab: $(READY) ## JupyterLab on the notebooks
 	cd notebooks && ../$(BIN)/python -m jupyterlab
@@ -35,7 +36,7 @@ lab: $(READY) ## JupyterLab on the notebooks
 check: $(READY) ## lint and unit tests only
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
-	$(PYTEST) tests/unit
+	$(PYTEST) $(TWO) tests/unit
 
 data: $(READY) ## rebuild everything in data/
 	$(BIN)/python -m picollm_lite.build

@@ -277,6 +277,7 @@ check("more than two thirds of the demonstrations have a defect", (demos.quality
 # | KL of best-of-n and its bound | Stiennon et al. 2020, appendix G.3; Beirami et al. 2024 | `stages/best_of_n.py: best_of_n_kl, kl_bound` |
 # | leave-one-out and group advantages | Ahmadian et al. 2024; Shao et al. 2024 | `kernels/advantages.py: leave_one_out, group_normalise` |
 # | REINFORCE, GRPO and Dr. GRPO losses | Williams 1992; Shao et al. 2024, eq. 3; Liu et al. 2025 | `kernels/group_losses.py: reinforce_loss, grpo_loss, dr_grpo_loss` |
+# | low-rank adaptation | Hu et al. 2021, eq. 3 | `adapters.py: add_lora` |
 # | agreement beyond chance | Cohen 1960; Krippendorff 2004, chapter 11 | `evaluation/agreement.py: pairwise_kappa, panel_alpha` |
 # | calibration error | Naeini et al. 2015 | `evaluation/calibration.py: calibration_errors` |
 # | bootstrap interval | Efron and Tibshirani 1993, chapter 13 | `evaluation/metrics.py: mean_interval` |

@@ -1,4 +1,4 @@
-"""Tests run offline, on two threads, and with the same examples each time."""
+"""Tests run offline, with the same examples each time, and on two threads: of one process, or one in each of two."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", OMP_NUM_THREADS="2", MPLBACKEND="Agg")
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", OMP_NUM_THREADS=THREADS, MPLBACKEND="Agg")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -173,6 +173,12 @@ def _first_above(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return index, target - before
 
 
+def context_length(model: nn.Module) -> int | None:
+    """How many tokens the model can read, or None where its config does not say; picoLLM's says `sequence_len`."""
+    lengths = (getattr(model.config, name, None) for name in ("max_position_embeddings", "sequence_len"))
+    return next((length for length in lengths if length is not None), None)  # GPT-2 maps n_positions to the first
+
+
 def _check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -185,7 +191,7 @@ def _check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_t
     low, high = min(map(min, prompts)), max(map(max, prompts))
     if low < 0 or high >= vocabulary:
         raise ValueError(f"token ids must lie in 0..{vocabulary - 1}, got {low if low < 0 else high}")
-    context = getattr(model.config, "max_position_embeddings", None)  # GPT-2 maps n_positions to this name
+    context = context_length(model)
     longest = max(map(len, prompts))
     if context is not None and longest + max_new_tokens > context:
         raise ValueError(

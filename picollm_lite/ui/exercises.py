@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from IPython.display import Code, display
 
-from picollm_lite.ui.answers import dpo, evaluation, online, ppo, preferences, reward, sft, start
+from picollm_lite.ui.answers import dpo, evaluation, online, ppo, preferences, reward, scaling, sft, start
 from picollm_lite.ui.grading import Exercise
 
-MODULES = (start, sft, preferences, reward, ppo, dpo, online, evaluation)
+MODULES = (start, sft, preferences, reward, ppo, dpo, online, evaluation, scaling)
 EXERCISES: dict[str, Exercise] = {item.name: item for module in MODULES for item in module.EXERCISES}
 
 

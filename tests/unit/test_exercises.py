@@ -24,6 +24,7 @@ from picollm_lite.ui.answers import evaluation as evaluation_answers
 from picollm_lite.ui.answers import online as online_answers
 from picollm_lite.ui.answers import ppo as ppo_answers
 from picollm_lite.ui.answers import reward as reward_answers
+from picollm_lite.ui.answers import scaling as scaling_answers
 from picollm_lite.ui.answers import sft as sft_answers
 from picollm_lite.ui.answers import start as start_answers
 from picollm_lite.ui.exercises import EXERCISES, MODULES, exercise, show_solution
@@ -300,6 +301,16 @@ def test_constant_win_rates_by_hand_and_by_package():
         scores, baseline = integers(-2, 3, 4, 9, seed=seed).float(), integers(-2, 3, 9, seed=seed + 50).float()
         wanted = [paired_win_rate(row.numpy(), baseline.numpy()).rate for row in scores]
         assert evaluation_answers.constant_win_rates(scores, baseline).tolist() == pytest.approx(wanted)
+
+
+def test_training_bytes_by_counting_what_torch_keeps():
+    trained, frozen = torch.nn.Linear(7, 3, bias=False), torch.nn.Linear(5, 2, bias=False)
+    optimizer = torch.optim.AdamW(trained.parameters())
+    trained(torch.ones(7)).sum().backward()
+    optimizer.step()
+    state = next(iter(optimizer.state.values()))
+    kept = [trained.weight, trained.weight.grad, state["exp_avg"], state["exp_avg_sq"], frozen.weight]
+    assert scaling_answers.training_bytes(21, 10) == sum(tensor.nbytes for tensor in kept) == 4 * 4 * 21 + 4 * 10
 
 
 # The checker, on an exercise of our own.
