@@ -31,6 +31,7 @@ from picollm_lite.compat import (
     with_score,
 )
 from picollm_lite.files import replaced_folder
+from picollm_lite.processes import is_main, launched
 from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
@@ -211,7 +212,9 @@ def interpolate(start: PreTrainedModel, end: PreTrainedModel, share: float) -> P
 
 
 def best_device() -> str:
-    """The fastest device of this machine: cuda, mps or cpu."""
+    """The fastest device of this machine: cuda, mps or cpu; of several processes, what accelerate gives to each."""
+    if launched() is not None:
+        return str(launched().device)
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -234,9 +237,12 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     """Write a checkpoint that plain `from_pretrained` opens: safetensors, fp16 on disk, read back as fp32.
 
     Written aside, then renamed, so that an interruption leaves the old checkpoint or the new one, never half of one.
+    Of several processes only the main one writes.
     Raises ValueError when a weight is not finite in fp16, FileExistsError when `path` holds anything but a checkpoint.
     """
     path = Path(path)
+    if not is_main():
+        return path
     _check_target(path)
     state = model.state_dict(keep_vars=True)
     halves = {id(tensor): _half(tensor) for tensor in state.values()}
