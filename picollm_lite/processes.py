@@ -3,33 +3,52 @@
 Every process calls the loop alike, with its own copy of the models. Each samples, scores and differentiates some rows
 of a batch; the few numbers that come of a row, such as its log-probs, then go to all, so that loss, advantages and
 records are those of the whole batch in each. A process has the gradient through its own rows; the sum over all of them
-is the gradient of the loss, whatever it is a mean of. Left out: models too large for one device (FSDP, DeepSpeed).
+is the gradient of the loss, whatever it is a mean of. Left out: models too large for one device (FSDP, DeepSpeed);
+`handoff.py` hands those to TRL.
 
 Outside such a launch nothing here does anything.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import gather_object, get_int_from_env, is_cuda_available, parse_flag_from_env, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
+
+SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]  # of torchrun and of three MPIs
 
 
 def launched() -> PartialState | None:
     """What accelerate knows of the processes; None where there is only one.
 
     Asked any earlier, it would settle for one process, and what a notebook launches afterwards would inherit that.
+    Raises RuntimeError where something else has asked it too early, or on a CPU without saying so.
     """
-    several = torch.distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState() if several else None
+    size = get_int_from_env(SIZES, 1)
+    if size < 2:
+        return None
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not is_cuda_available())
+    if state.num_processes != size:
+        raise RuntimeError(
+            f"{size} processes were launched, but accelerate has been set up for {state.num_processes}: on a CPU write "
+            "Accelerator(cpu=True), and in a notebook make no Accelerator before the launch"
+        )
+    return state
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes files."""
     return launched() is None or launched().is_main_process
+
+
+def by_main(write: Callable[[], object]) -> None:
+    """`write()` in the main process alone; the others wait until it has, so that all may read then."""
+    if is_main():
+        write()
+    if launched() is not None:
+        launched().wait_for_everyone()
 
 
 def own_rows(size: int) -> tuple[slice, int]:
@@ -62,7 +81,9 @@ def spread(compute: Callable[..., Tensor], *columns: Tensor | Sequence) -> Float
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Over the processes, each of which has the gradient through its own rows."""
-    if launched() is not None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad = reduce(parameter.grad, "sum")
+    if launched() is None:
+        return
+    for parameter in parameters:
+        if parameter.requires_grad:  # also where these rows gave it no gradient: all processes have to take part
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = reduce(own, "sum")

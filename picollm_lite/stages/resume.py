@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from picollm_lite import __version__
 from picollm_lite.files import replaced_file
-from picollm_lite.processes import is_main
+from picollm_lite.processes import by_main
 from picollm_lite.stages.sampling import Sample
 
 Part = nn.Module | torch.optim.Optimizer | torch.Generator | random.Random
@@ -78,9 +78,8 @@ class Run:
         """The record of a step, once the parts are as the step leaves them; writes the state when it is due."""
         if self.resume is not None:
             self.records.append(record)
-            due = record.step % self.resume.every == 0 or record.step == record.steps
-            if due and is_main():
-                self._write()
+            if record.step % self.resume.every == 0 or record.step == record.steps:
+                by_main(self._write)
         return record
 
     def _write(self) -> None:

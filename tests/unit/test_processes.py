@@ -1,10 +1,5 @@
-"""A batch that several processes share gives the numbers of one that does not, in every loop."""
+"""What one process of several computes, writes and sums; real ones run every loop in tests/peers/test_accelerate.py."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,18 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from picollm_lite import processes
-from picollm_lite.models import save
-from picollm_lite.processes import is_main, own_rows, spread, sum_gradients
-
-from . import several
+from picollm_lite.processes import by_main, is_main, own_rows, spread, sum_gradients
 
 
 @pytest.fixture
 def rank(monkeypatch):
     """As if this were one of several processes."""
 
-    def be(index, count):
+    def be(index, count, wait=None):
         state = SimpleNamespace(process_index=index, num_processes=count, is_main_process=index == 0)
+        state.wait_for_everyone = wait
         monkeypatch.setattr(processes, "launched", lambda: state)
 
     return be
@@ -50,6 +43,46 @@ def test_one_process_computes_all_and_writes():
     assert spread(lambda rows: rows, x) is x
     sum_gradients([weight])
     assert weight.grad.item() == 1.0
+    written = []
+    by_main(lambda: written.append("file"))
+    assert written == ["file"]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_main_process_writes_before_all_go_on(rank, index):
+    events = []
+    rank(index, 2, wait=lambda: events.append("all are here"))
+    by_main(lambda: events.append("written"))
+    assert events == [["written", "all are here"], ["all are here"]][index]
+    assert is_main() == (index == 0)
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+@pytest.mark.parametrize(("gpu", "told", "cpu"), [(True, "false", False), (True, "true", True), (False, "false", True)])
+def test_accelerate_is_asked_once_there_are_several(monkeypatch, name, gpu, told, cpu):
+    """Without a GPU it would take each process for the only one, unless it is told that all are on the CPU."""
+    asked = []
+    monkeypatch.setattr(processes, "PartialState", lambda cpu: asked.append(cpu) or SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(processes, "is_cuda_available", lambda: gpu)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", told)
+    monkeypatch.setenv(name, "1")
+    assert processes.launched() is None and asked == []
+    monkeypatch.setenv(name, "2")
+    assert processes.launched().num_processes == 2 and asked == [cpu]
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(RuntimeError, match=r"3 processes were launched, but accelerate has been set up for 2: on a CPU"):
+        processes.launched()
+
+
+def test_a_parameter_that_these_rows_did_not_use_takes_part_in_the_sum(rank, monkeypatch):
+    """Else the others would wait for it. A frozen one has no gradient anywhere."""
+    used, unused, frozen = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    used.grad = torch.tensor([1.0, 2.0])
+    rank(0, 2)
+    monkeypatch.setattr(processes, "reduce", lambda own, how: own + 10.0 if how == "sum" else None)
+    sum_gradients([used, unused, frozen])
+    assert (used.grad.tolist(), unused.grad.tolist(), frozen.grad) == ([11.0, 12.0], [10.0, 10.0], None)
 
 
 @pytest.mark.parametrize("rows", [5, 2])
@@ -79,40 +112,3 @@ def test_gradients_of_the_parts_add_up_to_that_of_the_loss(rank, monkeypatch, ro
         loss(numbers).backward()
         total += weight.grad.item()
     assert total == pytest.approx(whole, rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def models(tokenizer, taught, tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return str(save(taught(), tokenizer, folder / "policy")), str(save(tiny_model(seed=5), tokenizer, folder / "ref"))
-
-
-# With --cpu, accelerate starts several processes by MPI only; where no GPU is seen, --multi_gpu starts them on the CPU.
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-
-
-@pytest.mark.parametrize("launcher", [LAUNCH, []], ids=["accelerate launch", "notebook_launcher"])
-def test_two_processes_record_what_one_does(models, tmp_path, launcher):
-    """All records and weights of every loop to 1e-4, in both processes; only the main one writes."""
-    script = Path(several.__file__)
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2]), "CUDA_VISIBLE_DEVICES": ""}
-    call = [sys.executable, *launcher, str(script), *models, str(tmp_path), *([] if launcher else ["notebook"])]
-    done = subprocess.run(call, env=os.environ | threads, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"found0.json", "found1.json", "state0", "model0"}
-    found = [json.loads((tmp_path / f"found{rank}.json").read_text()) for rank in (0, 1)]
-    assert repr(found[0]) == repr(found[1])
-    for loop, run, trained in several.runs(*models):
-        assert_alike(found[0][loop], several.numbers(run, trained), loop)
-
-
-def assert_alike(got, expected, where):
-    """Numbers to 1e-4, all else exactly."""
-    if isinstance(expected, list | tuple):
-        assert len(got) == len(expected), where
-        for place, (one, other) in enumerate(zip(got, expected, strict=True)):
-            assert_alike(one, other, f"{where}, {place}")
-    elif isinstance(expected, float):
-        assert got == pytest.approx(expected, rel=1e-4, abs=1e-4, nan_ok=True), where
-    else:
-        assert got == expected, where

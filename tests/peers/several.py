@@ -1,4 +1,4 @@
-"""Every loop for a few steps, alike in one process and in several: test_processes.py compares what they record.
+"""Every loop for a few steps, alike in one process and in several: test_accelerate.py compares what they record.
 
 `accelerate launch several.py MODEL REF INTO` leaves the records, and what else the processes wrote, in INTO;
 `python several.py MODEL REF INTO notebook` does so by way of `notebook_launcher`.
@@ -7,15 +7,17 @@
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
+import torch
 from accelerate import notebook_launcher
 
-from picollm_lite.chat import encode_conversation, user
+from picollm_lite.chat import answer, encode_conversation, user
 from picollm_lite.data import Pair
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.processes import is_main
-from picollm_lite.stages import dpo, group_policy, online_dpo, ppo, rejection, reward, sft
+from picollm_lite.stages import dpo, group_policy, online_dpo, ppo, rejection, reward, sampling, sft
 from picollm_lite.stages.resume import Resume
 
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Thanks.", "It splits words."]
@@ -28,10 +30,17 @@ CHOICES = [  # sides of different lengths, so that a mean of means would be anot
 ]
 RATES = {"learning_rate": 0.005, "warmup": 0.0}
 SAMPLED = {"steps": 3, "max_new_tokens": 6, "seed": 1, **RATES}
+WORK = Counter()  # of this process: answers that it sampled, and that it scored
 
 
 def brevity(prompts, responses):
+    WORK["scored"] += len(responses)
     return [-len(response) / 10 for response in responses]
+
+
+def respond(policy, tokenizer, prompts, **settings):
+    WORK["sampled"] += len(prompts)
+    return RESPOND(policy, tokenizer, prompts, **settings)
 
 
 def pairs(tokenizer):
@@ -43,11 +52,11 @@ def pairs(tokenizer):
 
 def runs(model, ref):
     """The name of each loop, its run and the model that it trains. Batches of 7 and of 1 do not halve."""
-    demos = [side for pair in pairs(load_policy(model)[1]) for side in pair][:7]
+    demos = [side for pair in pairs(load_policy(model, device="cpu")[1]) for side in pair][:7]
     groups = {"group_size": 3, "batch_size": 9, **SAMPLED}
     for loop in ("sft", "reward", "dpo", "ppo", "rloo", "grpo", "online_dpo", "rejection"):
-        policy, tokenizer = load_policy(model)
-        rated = {"tokenizer": tokenizer, "ref": load_policy(ref)[0], "gold_fn": brevity}
+        policy, tokenizer = load_policy(model, device="cpu")
+        rated = {"tokenizer": tokenizer, "ref": load_policy(ref, device="cpu")[0], "gold_fn": brevity}
         sampled = (policy, brevity, PROMPTS)
         if loop == "sft":
             settings = {"pad_token_id": tokenizer.pad_token_id, "batch_size": 3, "val": demos, "eval_every": 2}
@@ -76,18 +85,29 @@ def numbers(records, model):
 
 def launched(model, ref, into):
     """In every process. What a process other than the main one writes shows by its name."""
-    rank = os.environ["RANK"]
-    found = {loop: numbers(run, trained) for loop, run, trained in runs(model, ref)}
-    (Path(into) / f"found{rank}.json").write_text(json.dumps(found))
+    rank, into, sampling.respond = os.environ["RANK"], Path(into), respond
+    found, work = {}, {}
+    for loop, run, trained in runs(model, ref):
+        WORK.clear()
+        found[loop], work[loop] = numbers(run, trained), dict(WORK)
     policy, tokenizer = load_policy(model)
-    state = Resume(Path(into) / f"state{rank}", every=1)
-    list(ppo.train(policy, brevity, PROMPTS, tokenizer=tokenizer, batch_size=4, resume=state, **SAMPLED))
-    save(policy, tokenizer, Path(into) / f"model{rank}")
-    assert is_main() == (rank == "0")
+    settings = {"tokenizer": tokenizer, "ref": load_policy(ref)[0], "batch_size": 4, **SAMPLED}
+    records = list(ppo.train(policy, brevity, PROMPTS, resume=Resume(into / f"state{rank}", every=2), **settings))
+    save(policy, tokenizer, into / f"model{rank}")
+    # At once, and by all: they may read what the main one has written.
+    again, _ = load_policy(model)
+    kept = list(ppo.train(again, brevity, PROMPTS, resume=Resume(into / "state0", every=2), **settings))
+    saved, _ = load_policy(into / "model0")
+    same = [repr(kept) == repr(records), is_main() == (rank == "0")]
+    for one, other, half in zip(policy.parameters(), again.parameters(), saved.parameters(), strict=True):
+        same += [torch.equal(one, other), torch.equal(one.half().float(), half)]
+    (into / f"found{rank}.json").write_text(json.dumps({"loops": found, "work": work, "same": all(same)}))
 
 
+RESPOND = sampling.respond
 if __name__ == "__main__":
     if sys.argv[4:] == ["notebook"]:
+        answer(*load_policy(sys.argv[1]), PROMPTS)  # as in a notebook, whose process has computed something before
         free_port = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0"}
         notebook_launcher(launched, sys.argv[1:4], num_processes=2, **free_port)
     else:
