@@ -37,8 +37,8 @@ def launch(request, models, tmp_path_factory):
     """The folder that two processes wrote, and what each of them found."""
     into, script = tmp_path_factory.mktemp("into"), Path(several.__file__)
     call = [sys.executable, *request.param, str(script), *models, str(into), *([] if request.param else ["notebook"])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2]), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2]), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(call, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-5000:]
     return into, [json.loads((into / f"found{rank}.json").read_text()) for rank in (0, 1)]
 
