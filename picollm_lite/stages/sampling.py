@@ -117,7 +117,7 @@ def prompt_batches(prompts: Sequence[str], batch_size: int, seed: int) -> Iterat
 
 
 def checked_scores(reward_fn: RewardFn, prompts: Sequence[str], responses: Sequence[str], where: str) -> Tensor:
-    """The reward of each answer, fp32 on the CPU.
+    """The reward of each answer, fp32 on the CPU; of several processes each scores its own rows.
 
     Raises ValueError naming `where` unless there is one finite number an answer; warns when all are the same.
     """

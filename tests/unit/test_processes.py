@@ -70,7 +70,7 @@ def test_accelerate_is_asked_once_there_are_several(monkeypatch, name, gpu, told
     monkeypatch.setenv(name, "2")
     assert processes.launched().num_processes == 2 and asked == [cpu]
     monkeypatch.setenv(name, "3")
-    with pytest.raises(RuntimeError, match="3 processes were launched, but .* set up for 2: on a CPU"):
+    with pytest.raises(RuntimeError, match=r"3 processes were launched, but .* set up for 2: on a CPU"):
         processes.launched()
 
 
