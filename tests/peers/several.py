@@ -80,7 +80,7 @@ def runs(model, ref):
 
 def numbers(records, model):
     """What two runs are compared by: all that is recorded, and the sums of the trained weights."""
-    return [list(record) for record in records], [float(weight.sum()) for weight in model.parameters()]
+    return [list(record) for record in records], [weight.sum().item() for weight in model.parameters()]
 
 
 def launched(model, ref, into):
