@@ -118,15 +118,16 @@ def respond(
     temperature: float = 1.0,
     seed: int | None = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    first_row: int = 0,
 ) -> Responses:
-    """As `answer`, with the tokens and log-probs behind the texts."""
+    """As `answer`, with the tokens and log-probs behind the texts; `first_row` as in `rollout`."""
     prompts = [encode_prompt(tokenizer, conversation(question)) for question in questions]
     sizes = {"max_new_tokens": max_new_tokens, "eos_token_id": end_ids(model, tokenizer)}
     sizes["pad_token_id"] = padding_id(tokenizer)
     if temperature == 0:
         sample = greedy_rollout(model, prompts, **sizes)
     else:
-        sample = rollout(model, prompts, temperature=temperature, seed=seed, **sizes)
+        sample = rollout(model, prompts, temperature=temperature, seed=seed, first_row=first_row, **sizes)
     tokens = sample.tokens[:, -sample.response_mask.shape[1] :]
     texts = [
         tokenizer.decode(row[mask], skip_special_tokens=True)

@@ -23,7 +23,7 @@ from picollm_lite.files import read_rows, replaced_folder, write_jsonl
 from picollm_lite.formats import SIDES, check_messages, demonstration, preference
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.stages.group_policy import GRPOConfig
-from picollm_lite.trl_settings import STAGES, readme, settings
+from picollm_lite.trl_settings import LAUNCHES, STAGES, readme, settings
 
 
 def hand_off(
@@ -31,6 +31,7 @@ def hand_off(
 ) -> Path:
     """Write `into`: model/, data/train.jsonl, config.yaml and README.md, for grpo reward_model/ too. Returns it.
 
+    Beside them stand fsdp.yaml and deepspeed.yaml, which `accelerate launch` reads for a model too large for one GPU.
     `model` is a policy, of which the reward stage gets a copy with a new head; both models are checkpoints as
     `models.save` writes them. Every row is tokenized once: a warning counts those beyond `max_length`. Raises
     ValueError for another stage, data that do not fit it, a model of the wrong kind or a chat template that does not
@@ -57,7 +58,8 @@ def hand_off(
             judge = RewardModel.load(reward_model, device="cpu")
             save(judge.model, judge.tokenizer, aside / "reward_model")
         write_jsonl(aside / "data" / "train.jsonl", rows)
-        (aside / "config.yaml").write_text(yaml.safe_dump(settings(stage), sort_keys=False), encoding="utf-8")
+        for name, told in {"config.yaml": settings(stage), **LAUNCHES}.items():
+            (aside / name).write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         (aside / "README.md").write_text(readme(stage, len(rows)), encoding="utf-8")
     return into
 

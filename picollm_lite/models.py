@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from accelerate.utils import is_cuda_available
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
@@ -31,6 +32,7 @@ from picollm_lite.compat import (
 )
 from picollm_lite.files import replaced_folder
 from picollm_lite.paths import check_hub
+from picollm_lite.processes import by_main, launched
 from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
@@ -211,8 +213,10 @@ def interpolate(start: PreTrainedModel, end: PreTrainedModel, share: float) -> P
 
 
 def best_device() -> str:
-    """The fastest device of this machine: cuda, mps or cpu."""
-    if torch.cuda.is_available():
+    """The fastest device of this machine: cuda, mps or cpu; of several processes, what accelerate gives to each."""
+    if launched() is not None:
+        return str(launched().device)
+    if is_cuda_available():  # asks without touching the GPU, so that a notebook can launch processes afterwards
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
@@ -234,9 +238,15 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     """Write a checkpoint that plain `from_pretrained` opens: safetensors, fp16 on disk, read back as fp32.
 
     Written aside, then renamed, so that an interruption leaves the old checkpoint or the new one, never half of one.
+    Called in several processes, as it has to be in each, the main one writes.
     Raises ValueError when a weight is not finite in fp16, FileExistsError when `path` holds anything but a checkpoint.
     """
     path = Path(path)
+    by_main(lambda: _write(model, tokenizer, path))
+    return path
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     _check_target(path)
     state = model.state_dict(keep_vars=True)
     halves = {id(tensor): _half(tensor) for tensor in state.values()}
@@ -250,7 +260,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
         _forget_origin(aside / "tokenizer_config.json")
         for file in aside.iterdir():
             file.chmod(0o644)  # safetensors closes its file to others
-    return path
 
 
 def _forget_origin(config: Path) -> None:

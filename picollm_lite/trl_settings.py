@@ -12,6 +12,22 @@ from picollm_lite.stages.optimization import BETAS
 
 STAGES = ("sft", "reward", "dpo", "grpo")
 VERSIONS = "trl>=1.16,<2"
+# What `accelerate launch --config_file` reads: a part of the model on each GPU, whole again where it is saved. How many
+# GPUs there are is said on the command line, and the precision in config.yaml.
+LAUNCHES = {
+    "fsdp.yaml": {
+        "distributed_type": "FSDP",
+        "fsdp_config": {
+            "fsdp_version": 2,
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
+        },
+    },
+    "deepspeed.yaml": {
+        "distributed_type": "DEEPSPEED",
+        "deepspeed_config": {"zero_stage": 3, "zero3_init_flag": True, "zero3_save_16bit_model": True},
+    },
+}
 
 
 def settings(stage: str) -> dict[str, object]:
@@ -82,10 +98,16 @@ def _grpo(ours: GRPOConfig) -> dict[str, object]:
     }
 
 
+def launch(stage: str, name: str) -> str:
+    """The shell command, in the folder, that trains on several GPUs as one of `LAUNCHES` says."""
+    return f"accelerate launch --config_file {name} --num_processes GPUS -m trl.scripts.{stage} --config config.yaml"
+
+
 def readme(stage: str, rows: int) -> str:
     """What the folder holds, how to train on it and open the result, and where TRL differs, as Markdown."""
     reward_model = "- `reward_model/`: scores the answers\n" if stage == "grpo" else ""
     opened = "RewardModel.load" if stage == "reward" else "load_policy"
+    launches = "\n".join(launch(stage, name) for name in LAUNCHES)
     differences = "\n".join(f"- {line}" for line in (*EVERYWHERE, *DIFFERENCES[stage]))
     return f"""# {stage}, handed off to TRL
 
@@ -100,6 +122,13 @@ trl {stage} --config config.yaml
 {reward_model}- `data/train.jsonl`: {rows} rows
 - `config.yaml`: the settings; each can also be given on the command line, such as `--learning_rate 1e-5`
 - `trained/`: where TRL writes the result; `picollm_lite.models.{opened}("trained")` opens it
+
+For a model that does not fit into one GPU, divided among as many as you put for `GPUS` (the second needs
+`pip install deepspeed`):
+
+```
+{launches}
+```
 
 ## Where TRL differs from picollm_lite
 

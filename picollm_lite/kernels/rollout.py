@@ -44,10 +44,12 @@ def rollout(
     pad_token_id: int,
     temperature: float = 1.0,
     seed: int | None = None,
+    first_row: int = 0,
 ) -> Rollout:
     """Sample one response a prompt from softmax(logits / temperature), with no top-k or top-p.
 
     `logp` equals a scoring pass at the same temperature. The same seed gives the same responses; None draws a new one.
+    The prompts may be part of a batch: from its row `first_row` on, they are answered as they are in the whole.
     Raises ValueError for an empty prompt, a non-positive temperature, a token outside the vocabulary, a prompt that
     leaves no room for `max_new_tokens` in the model's context, or non-finite logits.
     """
@@ -55,7 +57,8 @@ def rollout(
         raise ValueError(f"temperature must be positive, got {temperature}; use greedy_rollout for the likeliest token")
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float32)  # (B, T)
+    size = (first_row + len(prompts), max_new_tokens)
+    uniforms = torch.rand(size, generator=generator, dtype=torch.float32)[first_row:]  # (B, T)
 
     def choose(logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
         return _draw(logits if temperature == 1.0 else logits / temperature, uniforms[rows.cpu(), t].to(logits.device))

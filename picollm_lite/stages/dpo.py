@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from picollm_lite.chat import padding_id, respond
+from picollm_lite.chat import padding_id
 from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
-from picollm_lite.scoring import left_align, response_logprobs, sequence_logprobs
+from picollm_lite.processes import spread
+from picollm_lite.scoring import response_logprobs
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
 from picollm_lite.stages.resume import Resume, Run
-from picollm_lite.stages.sampling import RewardFn, Sample, checked_scores, samples
+from picollm_lite.stages.sampling import RewardFn, Sample, checked_scores, sampled, samples, spread_logprobs
 
 REFERENCE_BATCH = 128  # pairs
 
@@ -89,7 +90,7 @@ def train(
     pad = padding_id(tokenizer)
     policy.eval()
     ref = deepcopy(policy) if ref is None else ref.eval()
-    ref_logp = reference_logprobs(ref, pairs, pad)  # (N, 2)
+    ref_logp = spread(lambda rows: reference_logprobs(ref, rows, pad), pairs)  # (N, 2)
     batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
@@ -145,10 +146,9 @@ def pair_logprobs(
     policy: nn.Module, pairs: Sequence[Pair], ref_logp: Float[Tensor, "B 2"], pad_token_id: int
 ) -> PairLogprobs:
     """Both sides through the policy together."""
-    B = len(pairs)
-    total, lengths = response_logprobs(
-        policy, [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs], pad_token_id
-    )
+    B, sides = len(pairs), [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    total = spread(lambda rows: response_logprobs(policy, rows, pad_token_id).total, sides)  # (2 B,)
+    lengths = torch.tensor([sum(side.response_mask[1:]) for side in sides], device=total.device)
     return PairLogprobs(total[:B], total[B:], ref_logp[:, 0], ref_logp[:, 1], lengths[:B], lengths[B:])
 
 
@@ -183,8 +183,7 @@ def evaluate(
     seed: int = 0,
 ) -> tuple[float, float, tuple[Sample, ...]]:
     """KL(policy || ref) in nats a response (k1 on one sample a prompt), mean gold, and three of the samples."""
-    sample, texts = respond(policy, tokenizer, prompts, seed=seed)
-    sequences = left_align(sample)
-    kl = (sequences.logp - sequence_logprobs(ref, sequences)).sum(1).mean().item()
+    sequences, texts, _ = sampled(policy, tokenizer, prompts, seed=seed)
+    kl = (sequences.logp - spread_logprobs(ref, sequences)).sum(1).mean().item()
     gold = checked_scores(gold_fn, prompts, texts, "dpo, gold") if gold_fn else None
     return kl, math.nan if gold is None else gold.mean().item(), samples(prompts, texts, None, gold)

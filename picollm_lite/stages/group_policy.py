@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.kernels.advantages import group_normalise, leave_one_out
 from picollm_lite.kernels.group_losses import dr_grpo_loss, grpo_loss, reinforce_loss
-from picollm_lite.scoring import Sequences, sequence_logprobs
+from picollm_lite.scoring import Sequences
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, averaged, minibatches, minimize, moved, set_rate
 from picollm_lite.stages.resume import Resume, Run
-from picollm_lite.stages.sampling import Answers, RewardFn, Sample
+from picollm_lite.stages.sampling import Answers, RewardFn, Sample, spread_logprobs
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _train(
         updates = []
         for rows in minibatches(config.batch_size, method.minibatch_size, method.epochs, rng):
             part = answers.sequences.rows(rows)
-            logp = sequence_logprobs(policy, part, temperature=config.temperature)  # (b, L-1)
+            logp = spread_logprobs(policy, part, temperature=config.temperature)  # (b, L-1)
             loss = method.loss(logp, part, answers.ref_logp[rows], advantages[rows])
             norm = minimize(loss, optimizer, policy, turn.where, limit=config.max_grad_norm)
             updates.append({"loss": loss.item(), "grad_norm": norm, **moved(logp, part.logp, part.mask, method.clip)})

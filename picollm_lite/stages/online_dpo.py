@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss
-from picollm_lite.scoring import Sequences, sequence_logprobs
+from picollm_lite.scoring import Sequences
 from picollm_lite.stages.dpo import PairLogprobs, pair_loss
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, minimize, set_rate
 from picollm_lite.stages.resume import Resume, Run
-from picollm_lite.stages.sampling import RewardFn, Sample
+from picollm_lite.stages.sampling import RewardFn, Sample, spread_logprobs
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ def best_and_worst(scores: Float[Tensor, " B"], group_size: int) -> tuple[Int[Te
 
 def sides(policy: nn.Module, pairs: Sequences, ref_logp: Float[Tensor, "2n L-1"], temperature: float) -> PairLogprobs:
     """Log-probs of n best answers and then of their n worst, the policy's with gradient."""
-    logp = sequence_logprobs(policy, pairs, temperature=temperature).sum(1)  # (2n,)
+    logp = spread_logprobs(policy, pairs, temperature=temperature).sum(1)  # (2n,)
     columns = (logp, ref_logp.sum(1), pairs.mask.sum(1))
     return PairLogprobs(*(half for column in columns for half in column.chunk(2)))
 
 
 @torch.no_grad()
 def _frozen(ref: nn.Module, pairs: Sequences, temperature: float) -> Float[Tensor, "2n L-1"]:
-    return sequence_logprobs(ref, pairs, temperature=temperature)
+    return spread_logprobs(ref, pairs, temperature=temperature)

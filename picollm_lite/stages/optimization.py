@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from picollm_lite.kernels.logprobs import kl_k3
+from picollm_lite.processes import sum_gradients
 
 BETAS = (0.9, 0.95)  # a run has a few hundred steps: at 0.999 the second moment would still lag behind at its end
 
@@ -52,10 +53,12 @@ def check_loss(loss: Tensor, where: str) -> None:
 def descend(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], where: str, *, max_grad_norm: float
 ) -> float:
-    """Clip the gradients and step; returns the norm before clipping.
+    """Sum the gradients over the processes, clip them and step; returns the norm before clipping.
 
     Raises FloatingPointError naming `where` before anything is changed, unless the norm is finite.
     """
+    parameters = list(parameters)
+    sum_gradients(parameters)
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     if not torch.isfinite(norm):
         raise FloatingPointError(f"{where}: the gradient norm is {norm.item()}: lower the learning rate")

@@ -23,7 +23,8 @@ from picollm_lite.chat import MAX_NEW_TOKENS
 from picollm_lite.kernels.advantages import gae, shape_rewards, whiten
 from picollm_lite.kernels.losses import ppo_policy_loss, ppo_value_loss
 from picollm_lite.models import ValueModel
-from picollm_lite.scoring import Sequences, sequence_logprobs
+from picollm_lite.processes import spread
+from picollm_lite.scoring import Sequences
 from picollm_lite.stages.optimization import (
     adam,
     averaged,
@@ -42,6 +43,7 @@ from picollm_lite.stages.sampling import (
     checked_scores,
     prompt_batches,
     sample_answers,
+    spread_logprobs,
 )
 
 
@@ -179,7 +181,7 @@ def collect(
     """Sample one answer a prompt, score it, and work out advantages and returns."""
     answers = sample_answers(policy, ref, tokenizer, reward_fn, prompts, config, stage="ppo", step=step)
     sequences, mask = answers.sequences, answers.sequences.mask
-    values = critic.at(sequences)  # (B, L-1)
+    values = _values(critic, sequences)  # (B, L-1)
     rewards = shape_rewards(answers.final, sequences.logp, answers.ref_logp, mask, kl_coef=kl_coef)  # (B, L-1)
     advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
     whitened, finished = whiten(advantages, mask), answers.finished.float()
@@ -192,15 +194,19 @@ def accumulate(
     """Gradients of both losses over the minibatch `rows`; returns means over its response tokens."""
     sequences = experience.sequences.rows(rows)
     mask, old_logp, advantages = sequences.mask, sequences.logp, experience.advantages[rows]  # (b, L-1) each
-    logp = sequence_logprobs(policy, sequences, temperature=config.temperature)
+    logp = spread_logprobs(policy, sequences, temperature=config.temperature)
     policy_loss = ppo_policy_loss(logp, old_logp, advantages, mask, clip=config.clip)
-    values, old_values, returns = critic.at(sequences), experience.values[rows], experience.returns[rows]
+    values, old_values, returns = _values(critic, sequences), experience.values[rows], experience.returns[rows]
     value_loss = ppo_value_loss(values, old_values, returns, mask, clip=config.value_clip)
     loss = policy_loss + value_loss  # no weight on the value loss: it has parameters of its own
     check_loss(loss, where)
     loss.backward()
     distance = moved(logp, old_logp, mask, config.clip)
     return {"policy_loss": policy_loss.item(), "value_loss": value_loss.item(), **distance}
+
+
+def _values(critic: ValueModel, sequences: Sequences) -> Float[Tensor, "B L-1"]:
+    return spread(lambda *rows: critic.at(Sequences(*rows)), *sequences)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, config: PPOConfig) -> float:

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.kernels.losses import sft_loss
-from picollm_lite.scoring import sequence_logprobs
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, averaged, minibatches, minimize, set_rate
 from picollm_lite.stages.resume import Resume, Run
-from picollm_lite.stages.sampling import RewardFn, Sample
+from picollm_lite.stages.sampling import RewardFn, Sample, spread_logprobs
 
 Keep = Callable[[Float[Tensor, "P G"], random.Random], Int[Tensor, " P"]]  # scores of each group -> whom to keep
 
@@ -99,7 +98,7 @@ def train(
         updates = []
         for rows in minibatches(len(groups), config.minibatch_size, config.epochs, order):
             part = kept.rows(rows)
-            loss = sft_loss(sequence_logprobs(policy, part, temperature=config.temperature), part.mask)
+            loss = sft_loss(spread_logprobs(policy, part, temperature=config.temperature), part.mask)
             norm = minimize(loss, optimizer, policy, turn.where, limit=config.max_grad_norm)
             updates.append({"loss": loss.item(), "grad_norm": norm})
         score = groups.gather(1, picked[:, None]).mean().item()

@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from picollm_lite import __version__
 from picollm_lite.files import replaced_file
+from picollm_lite.processes import by_main
 from picollm_lite.stages.sampling import Sample
 
 Part = nn.Module | torch.optim.Optimizer | torch.Generator | random.Random
@@ -78,7 +79,7 @@ class Run:
         if self.resume is not None:
             self.records.append(record)
             if record.step % self.resume.every == 0 or record.step == record.steps:
-                self._write()
+                by_main(self._write)
         return record
 
     def _write(self) -> None:

@@ -10,6 +10,7 @@ from picollm_lite.chat import Encoded
 from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel
+from picollm_lite.processes import spread
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
 from picollm_lite.stages.resume import Resume, Run
 
@@ -68,7 +69,7 @@ def train(
         loss = bradley_terry_loss(chosen, rejected).mean()
         total = loss
         if off_prompt_weight and len(batch) > 1:
-            off_prompt = reward_model(off_prompt_answers(batch))  # (B,)
+            off_prompt = spread(reward_model, off_prompt_answers(batch))  # (B,)
             total = loss + off_prompt_weight * bradley_terry_loss(chosen, off_prompt).mean()
         check_loss(total, where)
         optimizer.zero_grad()
@@ -88,7 +89,7 @@ def train(
 
 def score_pairs(reward_model: RewardModel, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores of the chosen and of the rejected answers, (B,) each; both sides go through the model together."""
-    scores = reward_model([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])  # (2 B,)
+    scores = spread(reward_model, [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])  # (2 B,)
     return scores[: len(pairs)], scores[len(pairs) :]
 
 

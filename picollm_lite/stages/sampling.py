@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.chat import respond
+from picollm_lite.processes import launched, own_rows, spread
 from picollm_lite.scoring import Sequences, left_align, sequence_logprobs
 
 RewardFn = Callable[[Sequence[str], Sequence[str]], Float[Tensor, " B"]]  # (prompts, responses) -> one score each
@@ -63,17 +66,39 @@ def sample_answers(
     """Sample one answer a prompt and score it. Raises ValueError naming stage and step."""
     settings = {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
     try:
-        sample, texts = respond(policy, tokenizer, prompts, seed=config.seed * 1_000_003 + step, **settings)
+        seed = config.seed * 1_000_003 + step
+        sequences, texts, finished = sampled(policy, tokenizer, prompts, seed=seed, **settings)
     except ValueError as error:  # weights that the last update broke, or a prompt that is too long
         raise ValueError(f"{stage}, step {step}: {error}") from None
-    sequences = left_align(sample)
     scores = checked_scores(reward_fn, prompts, texts, f"{stage}, step {step}").to(sequences.tokens.device)  # (B,)
     final = scores
     if config.unfinished_score is not None:
-        final = scores.where(sample.finished, torch.full_like(scores, config.unfinished_score))
-    ref_logp = sequence_logprobs(ref, sequences, temperature=config.temperature)  # (B, L-1)
+        final = scores.where(finished, torch.full_like(scores, config.unfinished_score))
+    ref_logp = spread_logprobs(ref, sequences, temperature=config.temperature)  # (B, L-1)
     kl = (sequences.logp - ref_logp).sum(1)  # (B,)
-    return Answers(prompts, texts, sequences, scores, final, ref_logp, kl, sample.finished)
+    return Answers(prompts, texts, sequences, scores, final, ref_logp, kl, finished)
+
+
+def sampled(
+    policy: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], **settings
+) -> tuple[Sequences, list[str], Bool[Tensor, " B"]]:
+    """An answer to each prompt, its text, and whether it ended; of several processes each samples its own rows."""
+    own, count = own_rows(len(prompts))
+    sample, texts = respond(policy, tokenizer, prompts[own], first_row=own.start, **settings)
+    sequences, finished = left_align(sample), sample.finished
+    if launched() is None:
+        return sequences, texts, finished
+    rows = list(zip(*(column.tolist() for column in sequences), texts, finished.tolist(), strict=True))[:count]
+    *columns, lengths, texts, ended = zip(*gather_object(rows), strict=True)
+    grids = [pad_sequence([torch.tensor(row) for row in column], batch_first=True) for column in columns]  # (B, L)
+    device = finished.device
+    sequences = Sequences(*(column.to(device) for column in (*grids, torch.tensor(lengths))))
+    return sequences, list(texts), torch.tensor(ended, device=device)
+
+
+def spread_logprobs(policy: nn.Module, sequences: Sequences, *, temperature: float = 1.0) -> Float[Tensor, "B L-1"]:
+    """`sequence_logprobs`, of which every process computes its own rows."""
+    return spread(lambda *rows: sequence_logprobs(policy, Sequences(*rows), temperature=temperature), *sequences)
 
 
 def prompt_batches(prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[list[str]]:
@@ -92,16 +117,21 @@ def prompt_batches(prompts: Sequence[str], batch_size: int, seed: int) -> Iterat
 
 
 def checked_scores(reward_fn: RewardFn, prompts: Sequence[str], responses: Sequence[str], where: str) -> Tensor:
-    """The reward of each answer, fp32 on the CPU.
+    """The reward of each answer, fp32 on the CPU; of several processes each scores its own rows.
 
     Raises ValueError naming `where` unless there is one finite number an answer; warns when all are the same.
     """
-    scores = torch.as_tensor(reward_fn(prompts, responses)).detach().float().cpu()
-    if scores.shape != (len(responses),):
-        raise ValueError(
-            f"{where}: the reward function must return one score an answer, shape ({len(responses)},), "
-            f"got shape {tuple(scores.shape)}"
-        )
+
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        scores = torch.as_tensor(reward_fn(prompts, responses)).detach().float().cpu()
+        if scores.shape != (len(responses),):
+            raise ValueError(
+                f"{where}: the reward function must return one score an answer, shape ({len(responses)},), "
+                f"got shape {tuple(scores.shape)}"
+            )
+        return scores
+
+    scores = spread(score, prompts, responses)
     wrong = (~torch.isfinite(scores)).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from picollm_lite.chat import Encoded
 from picollm_lite.data import Batch, collate, epoch_batches
 from picollm_lite.kernels.losses import sft_loss
+from picollm_lite.processes import spread
 from picollm_lite.scoring import masked_logprobs
 from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
 from picollm_lite.stages.resume import Resume, Run
@@ -98,4 +99,5 @@ def evaluate(policy: nn.Module, demos: Sequence[Encoded], *, pad_token_id: int, 
 
 def batch_loss(policy: nn.Module, batch: Batch) -> Tensor:
     """SFT loss of one batch."""
-    return sft_loss(*masked_logprobs(policy, batch.tokens, batch.response_mask))  # ()
+    logp = spread(lambda *rows: masked_logprobs(policy, *rows)[0], *batch)  # (B, L-1)
+    return sft_loss(logp, batch.response_mask[:, 1:].to(logp.device))  # ()

@@ -4,12 +4,18 @@ TRL itself runs on such folders in tests/peers/test_handoff.py.
 """
 
 import json
+import shlex
 import tomllib
 
 import pytest
 import torch
 import yaml
+from accelerate.commands import launch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch import nn
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from picollm_lite import handoff, trl_settings
 from picollm_lite.chat import encode_prompt, user
@@ -88,7 +94,8 @@ def lines(folder):
 def test_a_folder_holds_all_that_trl_needs(make, stage):
     folder = make(stage)
     models = {"model", "reward_model"} if stage == "grpo" else {"model"}
-    assert {path.name for path in folder.iterdir()} == {*models, "data", "config.yaml", "README.md"}
+    files = {"config.yaml", "fsdp.yaml", "deepspeed.yaml", "README.md"}
+    assert {path.name for path in folder.iterdir()} == {*models, "data", *files}
     assert lines(folder) == READ[stage]
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     assert config == trl_settings.settings(stage)
@@ -97,6 +104,8 @@ def test_a_folder_holds_all_that_trl_needs(make, stage):
     readme = (folder / "README.md").read_text("utf-8")
     assert f"\ntrl {stage} --config config.yaml\n" in readme
     assert f"{len(READ[stage])} rows" in readme
+    for name in ("fsdp.yaml", "deepspeed.yaml"):
+        assert f"\n{trl_settings.launch(stage, name)}\n" in readme
 
 
 def test_our_loaders_read_the_data_back(make, tmp_path):
@@ -178,6 +187,58 @@ def test_the_readme_asks_for_the_versions_that_are_tested(root):
     tested = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["test"]
     assert trl_settings.VERSIONS in tested
     assert f'pip install "{trl_settings.VERSIONS}"' in trl_settings.readme("sft", 1)
+
+
+# Several GPUs: what accelerate itself reads in the files, up to where it would start the processes
+
+
+@pytest.fixture
+def launched(make, monkeypatch):
+    """Which of its launchers `accelerate launch` would call for a file's command in the README, and with what."""
+
+    def run(name):
+        monkeypatch.chdir(make("dpo"))
+        started = []
+        for kind in ("multi_gpu_launcher", "deepspeed_launcher"):
+            monkeypatch.setattr(launch, kind, lambda arguments, kind=kind: started.append((kind, arguments)))
+        line = shlex.split(trl_settings.launch("dpo", name).replace("GPUS", "2"))
+        assert line[:2] == ["accelerate", "launch"]
+        port = ["--main_process_port", "0"]  # one that is free
+        launch.launch_command(launch.launch_command_parser().parse_args([*port, *line[2:]]))
+        ((kind, arguments),) = started
+        assert (arguments.num_processes, arguments.mixed_precision) == (2, "no")
+        assert (arguments.module, arguments.training_script) == (True, "trl.scripts.dpo")
+        assert arguments.training_script_args == ["--config", "config.yaml"]
+        return kind, arguments
+
+    return run
+
+
+def test_fsdp_divides_the_model_and_saves_it_whole(launched, monkeypatch):
+    kind, arguments = launched("fsdp.yaml")
+    assert (kind, arguments.use_fsdp) == ("multi_gpu_launcher", True)
+    for name, value in prepare_multi_gpu_env(arguments).items():
+        monkeypatch.setenv(name, value)
+    plugin = FullyShardedDataParallelPlugin()  # as each process makes it, from what it inherits
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
+    assert (plugin.state_dict_type.name, plugin.auto_wrap_policy) == ("FULL_STATE_DICT", transformer_auto_wrap_policy)
+
+
+def test_deepspeed_divides_the_model_and_saves_it_whole(launched):
+    kind, arguments = launched("deepspeed.yaml")
+    assert kind == "deepspeed_launcher"
+    _, environment = prepare_deepspeed_cmd_env(arguments)
+    got = {name: environment[f"ACCELERATE_DEEPSPEED_{name}"] for name in ("ZERO_STAGE", "ZERO3_INIT")}
+    assert got == {"ZERO_STAGE": "3", "ZERO3_INIT": "true"}
+    assert environment["ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"] == "true"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fsdp.yaml", "FSDP"), ("deepspeed.yaml", "DEEPSPEED")])
+def test_accelerate_loads_the_file_and_asks_how_many_gpus(make, name, kind):
+    path = str(make("sft") / name)
+    assert load_config_from_file(path).distributed_type == DistributedType(kind)
+    with pytest.raises(ValueError, match="You need to manually pass in `--num_processes`"):
+        launch.launch_command(launch.launch_command_parser().parse_args(["--config_file", path, "train.py"]))
 
 
 # What is refused, and leaves nothing behind
