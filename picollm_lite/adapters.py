@@ -4,6 +4,7 @@ The matrices are peft's and are put into the model in place: it stays the transf
 sample from it, score it and train it like any other, by transformers' own forward pass.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -26,17 +27,20 @@ def add_lora(
     A (rank, in) is random and B (out, rank) zero, so that nothing changes before the first step: the first KL is 0.
     `targets` are how the names of the layers end, or "all-linear": all but the head. For a reward model give its
     `model`; its `score` trains as it is. Raises ImportError without peft, ValueError for adapters that are there
-    already, targets that no layer has, and rank < 1.
+    already, targets that no layer has or that are tied to another, and rank < 1.
     """
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise ImportError(f"LoRA needs peft ({error}): pip install peft") from None
+    if targets != "all-linear":
+        targets = [targets] if isinstance(targets, str) else list(targets)
+        _refuse_tied(policy, targets)
     head = getattr(policy, "score", None)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         exclude_modules=None if head is None else ["score"],
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in policy.modules()),  # GPT-2 stores W transposed
     )
@@ -77,6 +81,15 @@ def merged(policy: PreTrainedModel) -> PreTrainedModel:
 def shared_copy(model: nn.Module) -> nn.Module:
     """A copy with adapters of its own on the same frozen weights; of a model where all is trained, a plain copy."""
     return deepcopy(model, {id(weight): weight for weight in model.parameters() if not weight.requires_grad})
+
+
+def _refuse_tied(policy: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Merging would change both ends of a tied weight, of which only one has the adapter."""
+    count = Counter(id(weight) for _, weight in policy.named_parameters(remove_duplicate=False))
+    for name, weight in policy.named_parameters(remove_duplicate=False):
+        layer = name.rpartition(".")[0]
+        if count[id(weight)] > 1 and any(f".{layer}".endswith(f".{target}") for target in targets):
+            raise ValueError(f"expected targets that are tied to no other layer, got {layer}: name other layers")
 
 
 def _adapted(model: nn.Module) -> dict[str, nn.Module]:
