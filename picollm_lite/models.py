@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from picollm_lite.adapters import merged, shared_copy
 from picollm_lite.chat import Encoded, encode_conversation, user
 from picollm_lite.compat import (
     HeadlessTrunk,
@@ -67,7 +68,11 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> Self:
-        """A copy of the policy's trunk with a new head, normal with std 1 / sqrt(d + 1) (Stiennon et al. 2020)."""
+        """A copy of the policy's trunk with a new head, normal with std 1 / sqrt(d + 1) (Stiennon et al. 2020).
+
+        LoRA adapters are merged into the copy.
+        """
+        policy = merged(policy)
         config = deepcopy(policy.config)
         config.num_labels, config.score_mean, config.pad_token_id = 1, 0.0, tokenizer.pad_token_id
         if has_classifier(config):
@@ -146,8 +151,11 @@ class ValueModel(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Self:
-        """A copy of the policy's trunk with a head of zeros: every first value is 0."""
-        trunk = deepcopy(policy.base_model) if has_trunk(policy) else HeadlessTrunk(deepcopy(policy))
+        """A copy of the policy's trunk with a head of zeros: every first value is 0.
+
+        Of a LoRA policy: adapters of its own, on the policy's frozen weights.
+        """
+        trunk = shared_copy(policy.base_model) if has_trunk(policy) else HeadlessTrunk(shared_copy(policy))
         d = hidden_size(policy)
         head = nn.Linear(d, 1, device=policy.device, dtype=policy.dtype)
         nn.init.zeros_(head.weight)
@@ -200,8 +208,10 @@ def interpolate(start: PreTrainedModel, end: PreTrainedModel, share: float) -> P
     """A new model, each weight a `share` of the way from that of `start` to that of `end`: 0 is start, 1 is end.
 
     From a policy's initialization to the policy: "linear interpolation towards initialization", Ramé et al. 2024, WARP.
+    LoRA adapters are merged first: what moves in a line is W + BA, not B and A.
     Raises ValueError unless both have weights of the same names and shapes.
     """
+    start, end = merged(start), merged(end)
     shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in (start, end)]
     if shapes[0] != shapes[1]:
         differ = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
@@ -237,6 +247,7 @@ def mixed_precision(model: nn.Module, *, bf16: bool | None = None) -> torch.auto
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> Path:
     """Write a checkpoint that plain `from_pretrained` opens: safetensors, fp16 on disk, read back as fp32.
 
+    LoRA adapters are merged into it; they alone are what `model.save_pretrained` writes.
     Written aside, then renamed, so that an interruption leaves the old checkpoint or the new one, never half of one.
     Called in several processes, as it has to be in each, the main one writes.
     Raises ValueError when a weight is not finite in fp16, FileExistsError when `path` holds anything but a checkpoint.
@@ -248,6 +259,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     _check_target(path)
+    model = merged(model)
     state = model.state_dict(keep_vars=True)
     halves = {id(tensor): _half(tensor) for tensor in state.values()}
     weights = {name: halves[id(tensor)] for name, tensor in state.items()}  # tied weights stay one tensor, stored once

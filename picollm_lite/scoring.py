@@ -131,7 +131,7 @@ def logits_limit(policy: nn.Module) -> int:
     """Tokens in a group whose logits are all held: GROUP_TOKENS, or fewer with more than 16,384 words."""
     if not hasattr(policy, "get_input_embeddings"):  # something around a model, which does not say
         return GROUP_TOKENS
-    return max(1, min(GROUP_TOKENS, MOST_LOGITS // policy.get_input_embeddings().num_embeddings))
+    return max(1, min(GROUP_TOKENS, MOST_LOGITS // len(policy.get_input_embeddings().weight)))
 
 
 def has_plain_head(policy: nn.Module) -> bool:

@@ -60,7 +60,7 @@ class Recompute:
 
     def prefill(self) -> Tensor:
         """A few rows at a time where the logits of all positions, of which one is used, would be too many."""
-        size = max(1, MOST_LOGITS // (self.tokens.shape[1] * self.model.get_input_embeddings().num_embeddings))
+        size = max(1, MOST_LOGITS // (self.tokens.shape[1] * len(self.model.get_input_embeddings().weight)))
         parts = zip(self.tokens.split(size), self.length.split(size), strict=True)
         return torch.cat([self._last(*part) for part in parts])  # (b, V)
 

@@ -23,6 +23,8 @@ def is_plain(trunk: nn.Module) -> bool:
         return False
     if torch.is_autocast_enabled(trunk.embed_tokens.weight.device.type):
         return False  # products in half precision
+    if type(trunk.embed_tokens) is not nn.Embedding:
+        return False  # wrapped, as by an adapter
     if set(getattr(trunk.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
     if "dynamic" in trunk.rotary_emb.rope_type or trunk.rotary_emb.rope_type == "longrope":

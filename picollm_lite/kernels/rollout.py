@@ -190,7 +190,7 @@ def _check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_t
     empty = [i for i, prompt in enumerate(prompts) if len(prompt) == 0]
     if empty:
         raise ValueError(f"prompt {empty[0]} is empty: a prompt needs at least one token, e.g. the BOS token")
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = len(model.get_input_embeddings().weight)
     low, high = min(map(min, prompts)), max(map(max, prompts))
     if low < 0 or high >= vocabulary:
         raise ValueError(f"token ids must lie in 0..{vocabulary - 1}, got {low if low < 0 else high}")

@@ -88,7 +88,8 @@ class Run:
             if isinstance(part, random.Random):
                 order[name] = part.getstate()
             else:
-                tensors |= {f"{name}/{key}": tensor.contiguous() for key, tensor in _tensors(part).items()}
+                changed = _tensors(part, frozen=False)
+                tensors |= {f"{name}/{key}": tensor.contiguous() for key, tensor in changed.items()}
         rows = [record._asdict() for record in self.records]
         with replaced_file(self.path) as aside:
             save_file(tensors, aside, {"run": json.dumps({"identity": self.identity, "order": order, "records": rows})})
@@ -127,13 +128,14 @@ def _torch_generators() -> dict[str, torch.Generator]:
     return {"cpu": torch.default_generator, **cuda}
 
 
-def _tensors(part: nn.Module | torch.optim.Optimizer | torch.Generator) -> dict[str, Tensor]:
-    """The tensors of a part by name; a tied weight comes once."""
+def _tensors(part: nn.Module | torch.optim.Optimizer | torch.Generator, *, frozen: bool = True) -> dict[str, Tensor]:
+    """The tensors of a part by name, with or without its frozen weights; a tied weight comes once."""
     if isinstance(part, torch.Generator):
         return {"state": part.get_state()}
     if isinstance(part, nn.Module):
-        state = part.state_dict(keep_vars=True)
-        return {name: tensor.detach() for name, tensor in {id(t): (name, t) for name, t in state.items()}.values()}
+        once = {id(t): (name, t) for name, t in part.state_dict(keep_vars=True).items()}.values()
+        stays = {id(weight) for weight in part.parameters() if not (frozen or weight.requires_grad)}
+        return {name: tensor.detach() for name, tensor in once if id(tensor) not in stays}
     return {f"{i}.{key}": number for i, state in part.state_dict()["state"].items() for key, number in state.items()}
 
 

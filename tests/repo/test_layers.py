@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[2] / PACKAGE
 FLOORS = (
     {"paths"},
     {"kernels", "world"},
-    {"chat", "compat", "models", "data", "scoring", "formats", "files", "processes"},
+    {"adapters", "chat", "compat", "models", "data", "scoring", "formats", "files", "processes"},
     {"stages", "collection", "evaluation"},
     {"ui", "build", "quality", "trl_settings"},
     {"course", "slides", "results", "report_card", "handoff", "publish"},
