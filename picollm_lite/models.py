@@ -1,6 +1,7 @@
 """Load and save: policies, which are any causal transformers model with its tokenizer, and reward models."""
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -32,6 +33,7 @@ from picollm_lite.compat import (
     with_score,
 )
 from picollm_lite.files import replaced_folder
+from picollm_lite.kernels.rollout import context_length
 from picollm_lite.paths import check_hub
 from picollm_lite.processes import by_main, launched
 from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
@@ -134,12 +136,17 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """The score of each answer to its prompt: the proxy reward."""
+        """The score of each answer to its prompt: the proxy reward.
+
+        What goes beyond the model's context, since broken characters have more tokens as text than when they were
+        sampled, is cut off at the end with a warning.
+        """
         conversations = [
             [*user(prompt), {"role": "assistant", "content": response}]
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        return self([encode_conversation(self.tokenizer, messages) for messages in conversations]).float()
+        examples = [encode_conversation(self.tokenizer, messages) for messages in conversations]
+        return self(_within(context_length(self.model), examples)).float()
 
 
 class ValueModel(nn.Module):
@@ -220,6 +227,14 @@ def interpolate(start: PreTrainedModel, end: PreTrainedModel, share: float) -> P
     for weight, target in zip(model.parameters(), end.parameters(), strict=True):  # a tied weight comes once
         weight.lerp_(target.to(weight), share)
     return model
+
+
+def _within(context: int | None, examples: Sequence[Encoded]) -> Sequence[Encoded]:
+    too_long = 0 if context is None else sum(len(example.tokens) > context for example in examples)
+    if not too_long:
+        return examples
+    warnings.warn(f"{too_long} of {len(examples)} answers cut at the reward model's {context} tokens", stacklevel=3)
+    return [Encoded(example.tokens[:context], example.response_mask[:context]) for example in examples]
 
 
 def best_device() -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from picollm_lite.chat import padding_id
+from picollm_lite.chat import MAX_NEW_TOKENS, padding_id
 from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
 from picollm_lite.processes import spread
@@ -72,6 +72,7 @@ def train(
     prompts: Sequence[str] = (),
     gold_fn: RewardFn | None = None,
     eval_every: int = 20,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     resume: Resume | None = None,
     **loss_options: float,
@@ -80,7 +81,8 @@ def train(
 
     `loss` is any function with the signature of `dpo_loss`, or `simpo_loss`, `orpo_loss` or `kto_loss`, which are given
     what they take; `loss_options` such as `beta` go to it. `sft_weight` adds that much of the chosen answers' SFT loss
-    (Pang et al. 2024). On `prompts`, if given, answers are sampled every `eval_every` steps for KL and gold.
+    (Pang et al. 2024). On `prompts`, if given, answers of up to `max_new_tokens` are sampled every `eval_every` steps
+    for KL and gold.
     With `resume` a run that was cut off goes on.
     Raises ValueError for no pairs, FloatingPointError naming the step when loss or gradient is not finite.
     """
@@ -109,9 +111,10 @@ def train(
         norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)
         margins = result.chosen_rewards - result.rejected_rewards  # (B,)
         due = prompts and (step % eval_every == 0 or step in (1, len(batches)))
-        kl, gold, shown = (
-            evaluate(policy, ref, tokenizer, prompts, gold_fn, seed=seed) if due else (math.nan, math.nan, ())
-        )
+        kl, gold, shown = math.nan, math.nan, ()
+        if due:
+            sampling = {"seed": seed, "max_new_tokens": max_new_tokens}
+            kl, gold, shown = evaluate(policy, ref, tokenizer, prompts, gold_fn, **sampling)
         record = DPOStep(
             step,
             len(batches),
@@ -181,9 +184,10 @@ def evaluate(
     gold_fn: RewardFn | None = None,
     *,
     seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> tuple[float, float, tuple[Sample, ...]]:
     """KL(policy || ref) in nats a response (k1 on one sample a prompt), mean gold, and three of the samples."""
-    sequences, texts, _ = sampled(policy, tokenizer, prompts, seed=seed)
+    sequences, texts, _ = sampled(policy, tokenizer, prompts, seed=seed, max_new_tokens=max_new_tokens)
     kl = (sequences.logp - spread_logprobs(ref, sequences)).sum(1).mean().item()
     gold = checked_scores(gold_fn, prompts, texts, "dpo, gold") if gold_fn else None
     return kl, math.nan if gold is None else gold.mean().item(), samples(prompts, texts, None, gold)

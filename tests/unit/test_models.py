@@ -485,6 +485,16 @@ def test_a_reward_model_comes_back_with_its_mean(saved_reward_model, reward_mode
     assert_close(again(examples), loaded(examples), rtol=0, atol=0)
 
 
+def test_what_does_not_fit_the_context_is_cut_with_a_warning(reward_model, encode, monkeypatch):
+    """A broken character is a token as the policy samples it, and three as the text that it decodes to."""
+    question, answer = "What is a token?", "A token is a unit of text." + "\ufffd" * 40
+    tokens, mask = encode(question, answer)
+    monkeypatch.setattr(reward_model.model.config, "max_position_embeddings", 30)
+    with pytest.warns(UserWarning, match="1 of 2 answers cut at the reward model's 30 tokens"):
+        scores = reward_model.score([question] * 2, [answer, "A token."])
+    assert_close(scores[:1], reward_model([Encoded(tokens[:30], mask[:30])]).detach())
+
+
 def test_plain_transformers_scores_alike_but_for_the_mean(saved_reward_model, examples):
     loaded = RewardModel.load(saved_reward_model, device="cpu")
     plain = AutoModelForSequenceClassification.from_pretrained(saved_reward_model).eval()
