@@ -254,7 +254,6 @@ ref, _ = load_policy(sft_folder, device=DEVICE, trust_remote_code=TRUST_REMOTE_C
 
 
 # %%
-# %%
 def trained_reward_model(part):
     """A reward model from the SFT model, on the pairs of one part."""
     model = RewardModel.from_policy(ref, tokenizer, seed=SEED)

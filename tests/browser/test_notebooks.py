@@ -28,6 +28,7 @@ USED = {
     "05_dpo": [stored_pictures, checks.panels_move, checks.sliders],
     "06_online_loops": [stored_pictures, checks.panels_move, checks.sliders],
     "07_evaluation": [stored_pictures, checks.sliders],
+    "08_scaling_up": [stored_pictures, checks.panels_move],
 }
 
 

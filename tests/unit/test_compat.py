@@ -181,6 +181,12 @@ def test_scoring_equals_a_slow_loop_and_what_sampling_noted(opened, name):
 
 
 @EACH
+def test_answers_beyond_the_context_are_refused(opened, name):
+    with pytest.raises(ValueError, match=r"exceeds the model's context of 96 tokens"):
+        answer(*opened(name), ["Why?"], max_new_tokens=96)
+
+
+@EACH
 def test_training_on_answers_that_are_given(opened, name):
     model, tokenizer = opened(name)
     pairs, untouched = some_pairs(tokenizer), deepcopy(model)
