@@ -98,9 +98,9 @@ def test_one_update_a_batch_leaves_the_ratio_at_1_and_more_do_not(taught, tokeni
 
 def test_updates_of_a_batch(taught, tokenizer, monkeypatch):
     """RLOO makes one of all answers; GRPO three epochs of minibatches of 6, 6 and 4."""
-    sizes, real = [], group_policy.sequence_logprobs
+    sizes, real = [], group_policy.spread_logprobs
     monkeypatch.setattr(
-        group_policy, "sequence_logprobs", lambda *args, **kw: sizes.append(len(args[1].tokens)) or real(*args, **kw)
+        group_policy, "spread_logprobs", lambda *args, **kw: sizes.append(len(args[1].tokens)) or real(*args, **kw)
     )
     next(rloo(taught(), length, PROMPTS, tokenizer=tokenizer, **SMALL))
     assert sizes == [16]

@@ -40,9 +40,9 @@ def test_the_control_keeps_any():
 
 def test_one_round_is_sft_on_the_best_answers_by_a_slow_loop(start, taught):
     """The loss is the mean over the kept answers' tokens, their end tokens included."""
-    texts, seen, real = [], [], rejection.sequence_logprobs
+    texts, seen, real = [], [], rejection.spread_logprobs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rejection, "sequence_logprobs", lambda *args, **kw: seen.append(args[1]) or real(*args, **kw))
+        patch.setattr(rejection, "spread_logprobs", lambda *args, **kw: seen.append(args[1]) or real(*args, **kw))
         record = next(start(lambda p, r: texts.extend(r) or length(p, r)))
     best = [max(len(text) for text in texts[i : i + 4]) for i in range(0, 16, 4)]
     assert record.kept_score == pytest.approx(sum(best) / 4) and record.kept_score > record.proxy
