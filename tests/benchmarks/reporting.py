@@ -12,7 +12,8 @@ import torch
 
 def machine(device: str) -> str:
     """The device, with its threads where it is a CPU, and the versions of what runs on it."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{_cpu()}, {torch.get_num_threads()} thread(s)"
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{_cpu()}, {threads} thread{'s' * (threads > 1)}"
     return f"{name}, torch {torch.__version__}, transformers {version('transformers')}"
 
 
