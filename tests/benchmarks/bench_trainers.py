@@ -1,20 +1,20 @@
-"""Training speed: our loops against TRL's trainers, interleaved, on the shipped SFT model.
+"""Training speed: our loops against TRL's trainers, interleaved, on the shipped SFT model or any other.
 
     python tests/benchmarks/bench_trainers.py [--parts dpo reward sft ppo] [--pairs FILE] [--rows 1280] [--rounds 7]
+    python tests/benchmarks/bench_trainers.py --device cuda [--model 135M]
     pip install --no-deps --target DIR 'trl==1.10.*'   # the last TRL with PPO; then add: --trl110 DIR
 
-Both sides train from the same weights on the same rows in batches of 64, in fp32 on 2 threads, one epoch, with as many
-optimizer steps. The clock starts when the rows are tokens; it includes our reference log-probs and the centering of our
-reward model. TRL does without activation checkpointing, logging and checkpoints, which only cost time here. Each part
-has a process of its own, in which the sides take turns; the one for PPO sees TRL 1.10 alone.
+Both sides train from the same weights on the same rows in batches of 64, in fp32, on a CPU with 2 threads, one epoch,
+with as many optimizer steps. The clock starts when the rows are tokens; it includes our reference log-probs and the
+centering of our reward model. TRL does without activation checkpointing, logging and checkpoints, which only cost time
+here. Each part has a process of its own, in which the sides take turns; the one for PPO sees TRL 1.10 alone. A random
+Llama (`--model`) ends next to no answer in PPO. There are no figures from a GPU yet.
 """
 
 import argparse
 import gc
 import io
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,14 +29,16 @@ from typing import NamedTuple
 
 import torch
 from datasets import Dataset
+from llamas import add_model_options, model_name, open_model
+from reporting import finish, machine, spread
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PrinterCallback
 
 from picollm_lite.chat import MAX_NEW_TOKENS, encode_prompt, user
 from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences, load_suite
-from picollm_lite.models import RewardModel, ValueModel, load_policy
-from picollm_lite.paths import CHECKPOINTS, DEMOS, PREFERENCES, SUITE
+from picollm_lite.models import RewardModel, ValueModel
+from picollm_lite.paths import DEMOS, PREFERENCES, SUITE
 from picollm_lite.stages import dpo, ppo, reward, sft
 
 BATCH = 64
@@ -71,7 +73,7 @@ def trl_run(trainer) -> Run:
     return trainer.train
 
 
-def trl_options(folder: str) -> dict:
+def trl_options(args: argparse.Namespace, folder: str) -> dict:
     return {
         "output_dir": folder,
         "per_device_train_batch_size": BATCH,
@@ -83,7 +85,7 @@ def trl_options(folder: str) -> dict:
         "adam_beta2": 0.95,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
-        "use_cpu": True,
+        "use_cpu": args.device == "cpu",
         "bf16": False,
         "activation_checkpointing": False,
         "dataloader_pin_memory": False,
@@ -97,7 +99,7 @@ def trl_options(folder: str) -> dict:
 def dpo_part(args: argparse.Namespace, folder: str) -> Part:
     from trl import DPOConfig, DPOTrainer
 
-    policy, tokenizer = load_policy(args.checkpoint, device="cpu")
+    policy, tokenizer = open_model(args)
     data = preferences(args)
     pairs = encode_pairs(data, tokenizer)
 
@@ -106,7 +108,7 @@ def dpo_part(args: argparse.Namespace, folder: str) -> Part:
         return lambda: spend(dpo.train(model, pairs, tokenizer=tokenizer, batch_size=BATCH, learning_rate=RATE))
 
     def peer() -> Run:
-        settings = DPOConfig(**trl_options(folder))
+        settings = DPOConfig(**trl_options(args, folder))
         return trl_run(
             DPOTrainer(
                 deepcopy(policy), deepcopy(policy), args=settings, train_dataset=data, processing_class=tokenizer
@@ -119,7 +121,7 @@ def dpo_part(args: argparse.Namespace, folder: str) -> Part:
 def reward_part(args: argparse.Namespace, folder: str) -> Part:
     from trl import RewardConfig, RewardTrainer
 
-    policy, tokenizer = load_policy(args.checkpoint, device="cpu")
+    policy, tokenizer = open_model(args)
     data = preferences(args)
     pairs = encode_pairs(data, tokenizer)
     settings = {"off_prompt_weight": 0.0, "batch_size": BATCH, "learning_rate": RATE}
@@ -130,7 +132,7 @@ def reward_part(args: argparse.Namespace, folder: str) -> Part:
 
     def peer() -> Run:
         classifier = RewardModel.from_policy(policy, tokenizer).model
-        options = RewardConfig(**trl_options(folder))
+        options = RewardConfig(**trl_options(args, folder))
         return trl_run(RewardTrainer(classifier, args=options, train_dataset=data, processing_class=tokenizer))
 
     return Part("pairs", len(pairs), ours, peer)
@@ -139,7 +141,7 @@ def reward_part(args: argparse.Namespace, folder: str) -> Part:
 def sft_part(args: argparse.Namespace, folder: str) -> Part:
     from trl import SFTConfig, SFTTrainer
 
-    policy, tokenizer = load_policy(args.checkpoint, device="cpu")
+    policy, tokenizer = open_model(args)
     data = load_demos(DEMOS).select_columns("messages").shuffle(seed=0)
     data = data.select(range(min(args.rows, len(data))))
     demos = encode_demos(data, tokenizer)
@@ -150,7 +152,7 @@ def sft_part(args: argparse.Namespace, folder: str) -> Part:
         return lambda: spend(sft.train(model, demos, **settings))
 
     def peer() -> Run:
-        options = SFTConfig(**trl_options(folder), assistant_only_loss=True)
+        options = SFTConfig(**trl_options(args, folder), assistant_only_loss=True)
         return trl_run(SFTTrainer(deepcopy(policy), args=options, train_dataset=data, processing_class=tokenizer))
 
     return Part("rows", len(demos), ours, peer)
@@ -160,7 +162,7 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
     """64 answers a batch, 2 epochs of 2 minibatches. TRL's batch is one micro-batch, else it would step less often."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    policy, tokenizer = load_policy(args.checkpoint, device="cpu")
+    policy, tokenizer = open_model(args)
     tokenizer.padding_side = "left"
     reward_model = RewardModel.from_policy(policy, tokenizer)
     questions = list(load_suite(SUITE)["prompt"])
@@ -177,7 +179,7 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
 
     def peer() -> Run:
         options = PPOConfig(
-            **trl_options(folder),
+            **trl_options(args, folder),
             total_episodes=steps * BATCH,
             num_ppo_epochs=2,
             num_mini_batches=2,
@@ -202,7 +204,7 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
 
 
 PARTS = {"dpo": dpo_part, "reward": reward_part, "sft": sft_part, "ppo": ppo_part}
-# Each was found by timing our side without it or TRL's with it, on one thread.
+# Each was found by timing our side without it or TRL's with it, on one thread, with the shipped model.
 GAINS = {
     "dpo": "no padding and no logits of the prompt are computed; an LM head keeps its logits for the backward pass "
     "and scores them block by block, where TRL computes them twice. Not the reference: one pass for both in one epoch",
@@ -235,17 +237,14 @@ def counted() -> Iterator[Counter]:
         hook.remove()
 
 
-def seconds(run: Run) -> float:
+def seconds(run: Run, device: str) -> float:
     gc.collect()
     with redirect_stdout(io.StringIO()):  # TRL's PPO announces itself
+        finish(device)
         start = time.perf_counter()
         run()
+        finish(device)
         return time.perf_counter() - start
-
-
-def spread(values: list[float]) -> str:
-    low, _, high = statistics.quantiles(values, n=4)
-    return f"median {statistics.median(values):9.2f}   quartiles {low:.2f} to {high:.2f}"
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
@@ -256,10 +255,10 @@ def measure(name: str, args: argparse.Namespace) -> None:
         tokens, rates = {}, {side: [] for side in sides}
         for side, make in sides.items():  # the warm-up
             with counted() as tokens[side]:
-                seconds(make())
+                seconds(make(), args.device)
         for number in range(args.rounds):
             for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
-                rates[side].append(part.rows / seconds(sides[side]()))
+                rates[side].append(part.rows / seconds(sides[side](), args.device))
     print(f"\n{name}: {part.rows} {part.unit} a run, {args.rounds} rounds, TRL {version('trl')}")
     for side in sides:
         print(f"{side:5} {part.unit + '/s':10}  {spread(rates[side])}")
@@ -269,12 +268,13 @@ def measure(name: str, args: argparse.Namespace) -> None:
         for side in sides
     )
     print(f"tokens through models for one of the {part.unit}, padding included: {passes}")
-    print(f"the gain: {GAINS[name]}", flush=True)
+    if args.device == "cpu" and not args.model:
+        print(f"the gain: {GAINS[name]}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINTS / "sft")
+    add_model_options(parser)
     parser.add_argument("--pairs", type=Path, default=PREFERENCES, help="JSONL in TRL's conversational format")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--trl110", type=Path, help="folder with TRL 1.10, for ppo")
@@ -286,8 +286,8 @@ def main() -> None:
     if args.worker:
         measure(args.worker, args)
         return
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}, ", end="")
-    print(f"transformers {version('transformers')}; {args.checkpoint.name}", flush=True)
+    torch.set_num_threads(args.threads)
+    print(f"{machine(args.device)}; {model_name(args)}", flush=True)
     for name in args.parts:
         paths = os.environ.get("PYTHONPATH", "")
         if name == "ppo":
@@ -298,6 +298,7 @@ def main() -> None:
                 continue
             paths = os.pathsep.join([str(args.trl110.resolve()), paths])
         env = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": paths}
+        env.setdefault("CUDA_VISIBLE_DEVICES", "0")  # on several GPUs TRL would split each batch
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--worker", name], env=env, check=True)
 
 
