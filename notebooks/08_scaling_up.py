@@ -109,7 +109,8 @@ OWN = outputs() / "own"
 
 # %%
 source = MODEL or checkpoint("sft")
-policy, tokenizer = load_policy(source, device=DEVICE, trust_remote_code=TRUST_REMOTE_CODE)
+opened = {"device": DEVICE, "dtype": "float32", "trust_remote_code": TRUST_REMOTE_CODE}
+policy, tokenizer = load_policy(source, **opened)
 if tokenizer.chat_template is None:
     add_chat_format(policy, tokenizer)
     print("no chat template: this is a base model. It got ours, and SFT has to teach it what the new tokens mean")
@@ -243,7 +244,7 @@ with mixed_precision(policy):
     )
     sft_records = sft_panel.follow(run)
 sft_folder = save(policy, tokenizer, OWN / "sft")
-ref, _ = load_policy(sft_folder, device=DEVICE, trust_remote_code=TRUST_REMOTE_CODE)  # as anybody will find it
+ref, _ = load_policy(sft_folder, **opened)  # as anybody will find it
 
 # %% [markdown]
 # ### Two reward models: one to train on, one to judge by
@@ -424,7 +425,7 @@ from picollm_lite.data import encode_pairs, load_preferences
 from picollm_lite.models import load_policy
 from picollm_lite.stages import dpo
 
-policy, tokenizer = load_policy({str(sft_folder)!r}, trust_remote_code={TRUST_REMOTE_CODE})
+policy, tokenizer = load_policy({str(sft_folder)!r}, dtype="float32", trust_remote_code={TRUST_REMOTE_CODE})
 pairs = encode_pairs(load_preferences({str(train_file)!r}), tokenizer, max_length={max_length})
 records = list(dpo.train(policy, pairs[:64], tokenizer=tokenizer, **{settings}))
 if PartialState().is_main_process:
