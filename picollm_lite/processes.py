@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, get_int_from_env, is_cuda_available, parse_flag_from_env, reduce
+from accelerate.utils import gather_object, get_int_from_env, is_cuda_available, parse_flag_from_env
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -83,7 +83,11 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Over the processes, each of which has the gradient through its own rows."""
     if launched() is None:
         return
+    sums = []
     for parameter in parameters:
-        if parameter.requires_grad:  # also where these rows gave it no gradient: all processes have to take part
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = reduce(own, "sum")
+        if parameter.requires_grad:
+            if parameter.grad is None:  # these rows did not use it; all processes have to take part
+                parameter.grad = torch.zeros_like(parameter)
+            sums.append(torch.distributed.all_reduce(parameter.grad, async_op=True))  # one need not wait for another
+    for running in sums:
+        running.wait()
