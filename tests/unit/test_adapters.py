@@ -208,6 +208,8 @@ def test_other_architectures(moved, tmp_path, name):
     assert_close(sequence_logprobs(merged(policy), sequences), sequences.logp, rtol=0, atol=1e-5)
     ref_logp = sequence_logprobs(reference(policy), sequences)
     assert ref_logp.equal(sequence_logprobs(base, sequences)) and not ref_logp.allclose(sequences.logp, atol=1e-2)
+    critic, held = ValueModel.from_policy(policy), {id(weight) for weight in policy.parameters()}
+    assert all((id(weight) in held) != ("lora_" in at) for at, weight in critic.trunk.named_parameters())
 
 
 def test_a_saved_policy_opens_anywhere_and_is_what_it_was(moved, tokenizer, tmp_path, examples):
