@@ -25,6 +25,7 @@ def add_lora(
     """Wx becomes Wx + (alpha / rank) BAx, with W frozen: Hu et al. 2021, eq. 3. In place; returns the policy.
 
     A (rank, in) is random and B (out, rank) zero, so that nothing changes before the first step: the first KL is 0.
+    Both are fp32, whatever W is.
     `targets` are how the names of the layers end, or "all-linear": all but the head. For a reward model give its
     `model`; its `score` trains as it is. Raises ImportError without peft, ValueError for adapters that are there
     already, targets that no layer has or that are tied to another, and rank < 1.
@@ -47,6 +48,9 @@ def add_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         policy.add_adapter(config)
+    for weight in policy.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # in half precision small steps would be lost
     if head is not None:
         head.requires_grad_(True)
     return policy

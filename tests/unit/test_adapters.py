@@ -118,6 +118,16 @@ def test_only_the_small_matrices_train(taught):
     assert changed_though_frozen(policy, weights(taught())) == []
 
 
+def test_a_policy_in_half_precision_learns_in_full(taught, run):
+    policy = add_lora(taught().bfloat16())
+    run("ppo", policy, ref=reference(policy))
+    assert {(name.find("lora_") > 0, weight.dtype) for name, weight in policy.named_parameters()} == {
+        (True, torch.float32),
+        (False, torch.bfloat16),
+    }
+    assert {weight.dtype for weight in merged(policy).parameters()} == {torch.bfloat16}
+
+
 def test_the_seed_decides_and_nothing_else_is_drawn(taught):
     torch.manual_seed(7)
     before = torch.get_rng_state()
