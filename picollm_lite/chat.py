@@ -136,6 +136,13 @@ def respond(
     return Responses(sample, texts)
 
 
+def without_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text with each name of a control token written apart: a model may spell one out of other tokens."""
+    for token in _control_tokens(tokenizer):
+        text = text.replace(token, _apart(token))
+    return text
+
+
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end an answer: the tokenizer's end token, and what the model's generation config adds to it.
 
@@ -187,13 +194,21 @@ def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **op
     return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
 
 
+def _apart(token: str) -> str:
+    return f"{token[0]} {token[1:]}"
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
 def _refuse_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> None:
     # Rendered first and tokenized after, a text that spells a control token would become one and could forge a turn.
-    control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    control = _control_tokens(tokenizer)
     for number, message in enumerate(messages, start=1):
         held = next((token for token in control if token in str(message.get("content"))), None)
         if held:
             raise ValueError(
                 f"message {number} ({message.get('role')}) holds the control token {held}, which only the chat "
-                f"template may write: take it out, or write it apart, such as {held[0]} {held[1:]}"
+                f"template may write: take it out, or write it apart, such as {_apart(held)}"
             )

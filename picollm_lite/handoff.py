@@ -14,6 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -27,16 +28,22 @@ from picollm_lite.trl_settings import LAUNCHES, STAGES, readme, settings
 
 
 def hand_off(
-    stage: str, *, model: str | Path, data: str | Path, into: str | Path, reward_model: str | Path | None = None
+    stage: str,
+    *,
+    model: str | Path,
+    data: str | Path,
+    into: str | Path,
+    reward_model: str | Path | None = None,
+    **changes: object,
 ) -> Path:
     """Write `into`: model/, data/train.jsonl, config.yaml and README.md, for grpo reward_model/ too. Returns it.
 
     Beside them stand fsdp.yaml and deepspeed.yaml, which `accelerate launch` reads for a model too large for one GPU.
     `model` is a policy, of which the reward stage gets a copy with a new head; both models are checkpoints as
-    `models.save` writes them. Every row is tokenized once: a warning counts those beyond `max_length`. Raises
-    ValueError for another stage, data that do not fit it, a model of the wrong kind or a chat template that does not
-    mark the assistant's words, FileNotFoundError for what is missing, FileExistsError for a target that is not empty.
-    Then nothing is written.
+    `models.save` writes them. `changes` are settings by TRL's names, which go before ours. Every row is tokenized once:
+    a warning counts those beyond `max_length`. Raises ValueError for another stage, data that do not fit it, a model of
+    the wrong kind or a chat template that does not mark the assistant's words, FileNotFoundError for what is missing,
+    FileExistsError for a target that is not empty. Then nothing is written.
     """
     into = Path(into)
     if stage not in STAGES:
@@ -46,20 +53,21 @@ def hand_off(
     if into.is_file() or (into.is_dir() and any(into.iterdir())):
         raise FileExistsError(f"{into} is not empty: name a new folder")
     rows = _rows(stage, data)
+    told = settings(stage) | changes
     policy, tokenizer = load_policy(model, device="cpu")
     _check_policy(policy.config, model)
-    _check_rows(stage, rows, tokenizer)
+    _check_rows(stage, rows, tokenizer, limit=told.get("max_length", math.inf))
     if stage == "grpo":
         rows = _prompt_rows(rows)
     start = RewardModel.from_policy(policy, tokenizer).model if stage == "reward" else policy
     with replaced_folder(into) as aside:
-        save(start, tokenizer, aside / "model")
+        save(start, tokenizer, aside / "model", dtype=torch.float32)
         if reward_model is not None:
             judge = RewardModel.load(reward_model, device="cpu")
-            save(judge.model, judge.tokenizer, aside / "reward_model")
+            save(judge.model, judge.tokenizer, aside / "reward_model", dtype=torch.float32)
         write_jsonl(aside / "data" / "train.jsonl", rows)
-        for name, told in {"config.yaml": settings(stage), **LAUNCHES}.items():
-            (aside / name).write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
+        for name, content in {"config.yaml": told, **LAUNCHES}.items():
+            (aside / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         (aside / "README.md").write_text(readme(stage, len(rows)), encoding="utf-8")
     return into
 
@@ -99,9 +107,9 @@ def _prompt_rows(rows: list[dict]) -> list[dict]:
     return unique * math.ceil(config.batch_size / config.group_size / len(unique))
 
 
-def _check_rows(stage: str, rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_rows(stage: str, rows: list[dict], tokenizer: PreTrainedTokenizerBase, *, limit: float) -> None:
     """Raise ValueError for a row that cannot be tokenized; warn of rows that TRL will not take as they are."""
-    too_long, limit = 0, settings(stage).get("max_length", math.inf)
+    too_long = 0
     for number, row in enumerate(rows, start=1):
         try:
             too_long += _length(row, tokenizer) > limit

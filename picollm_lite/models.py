@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from picollm_lite.adapters import merged, shared_copy
-from picollm_lite.chat import Encoded, encode_conversation, user
+from picollm_lite.chat import Encoded, encode_conversation, user, without_control_tokens
 from picollm_lite.compat import (
     HeadlessTrunk,
     complete_buffers,
@@ -138,11 +138,12 @@ class RewardModel(nn.Module):
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Float[Tensor, " B"]:
         """The score of each answer to its prompt: the proxy reward.
 
-        What goes beyond the model's context, since broken characters have more tokens as text than when they were
-        sampled, is cut off at the end with a warning.
+        The name of a control token in an answer is written apart, as only a chat template may write it. What goes
+        beyond the model's context, since broken characters have more tokens as text than when they were sampled, is cut
+        off at the end with a warning.
         """
         conversations = [
-            [*user(prompt), {"role": "assistant", "content": response}]
+            [*user(prompt), {"role": "assistant", "content": without_control_tokens(self.tokenizer, response)}]
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         examples = [encode_conversation(self.tokenizer, messages) for messages in conversations]
@@ -259,28 +260,37 @@ def mixed_precision(model: nn.Module, *, bf16: bool | None = None) -> torch.auto
     return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> Path:
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+) -> Path:
     """Write a checkpoint that plain `from_pretrained` opens: safetensors, fp16 on disk, read back as fp32.
 
+    fp16 rounds weights to 11 bits, and with them most of what a learning rate of 1e-6 has changed: then say float32.
     LoRA adapters are merged into it; they alone are what `model.save_pretrained` writes.
     Written aside, then renamed, so that an interruption leaves the old checkpoint or the new one, never half of one.
     Called in several processes, as it has to be in each, the main one writes.
-    Raises ValueError when a weight is not finite in fp16, FileExistsError when `path` holds anything but a checkpoint.
+    Raises ValueError when a weight is not finite in `dtype`, FileExistsError when `path` holds anything but a
+    checkpoint.
     """
     path = Path(path)
-    by_main(lambda: _write(model, tokenizer, path))
+    by_main(lambda: _write(model, tokenizer, path, dtype))
     return path
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, dtype: torch.dtype) -> None:
     _check_target(path)
     model = merged(model)
     state = model.state_dict(keep_vars=True)
-    halves = {id(tensor): _half(tensor) for tensor in state.values()}
-    weights = {name: halves[id(tensor)] for name, tensor in state.items()}  # tied weights stay one tensor, stored once
+    stored = {id(tensor): _stored(tensor, dtype) for tensor in state.values()}
+    weights = {name: stored[id(tensor)] for name, tensor in state.items()}  # tied weights stay one tensor, stored once
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise ValueError(f"{path}: not saved, {broken[0]} is not finite in fp16: the training has diverged")
+        short = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{path}: not saved, {broken[0]} is not finite in {short}: the training has diverged")
     with replaced_folder(path) as aside:
         model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
@@ -295,9 +305,8 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _half(tensor: torch.Tensor) -> torch.Tensor:
-    dtype = torch.float16 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", dtype).contiguous()
+def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 def _check_target(path: Path) -> None:

@@ -139,7 +139,7 @@ For a model that does not fit into one GPU, divided among as many as you put for
 EVERYWHERE = (
     "`per_device_train_batch_size` is for each device: divide it by their number to keep the batch.",
     "The learning rate starts at 0, so that it warms up one update later.",
-    "Weights are kept on disk in fp16 and trained in fp32 (`dtype`, `bf16`). On a GPU that has it, `bf16: true` is "
+    "Weights are in fp32, on disk and in training (`dtype`, `bf16`). On a GPU that has it, `bf16: true` is "
     "faster; for a model that does not fit, set `gradient_checkpointing: true`.",
 )
 _RANDOM = "A batch has random rows; ours have rows of nearly equal length."

@@ -185,7 +185,7 @@ def test_weights_that_are_not_finite_are_refused(saved, tiny_model, tokenizer, v
         model.model.norm.weight[3] = value
     before = on_disk(saved)
     with pytest.raises(
-        ValueError, match=r"sft: not saved, model\.norm\.weight is not finite in fp16: the training has"
+        ValueError, match=r"sft: not saved, model\.norm\.weight is not finite in float16: the training has"
     ):
         save(model, tokenizer, saved)
     assert names(saved.parent) == ["sft"]
