@@ -34,11 +34,11 @@
 # | `PREFERENCES` | `SPLIT` | |
 # |---|---|---|
 # | `None` | `None` | the course's pairs |
-# | `"HuggingFaceH4/ultrafeedback_binarized"` | `"train_prefs[:4000]"` | long answers of many models, compared by GPT-4 |
-# | `"Anthropic/hh-rlhf"` | `"train[:4000]"` | dialogs with an assistant, compared by people |
+# | `"HuggingFaceH4/ultrafeedback_binarized"` | `"train_prefs[:1500]"` | long answers of many models, scored by GPT-4 one by one: the best against another (Tunstall et al. 2023) |
+# | `"Anthropic/hh-rlhf"` | `"train[60000:61500]"` | dialogs with an assistant, compared by people (Bai et al. 2022). Some of its texts are offensive, and its card advises against SFT on them |
 # | `"path/to/file.jsonl"` (or `.parquet`) | `None` | your own: `{"prompt": ..., "chosen": ..., "rejected": ...}` a line, texts or lists of messages. Notebook 02 shows how to collect them |
 #
-# The same can be said without touching the cell, in the environment: `PICOLLM_MODEL`, `PICOLLM_PREFERENCES`, `PICOLLM_SPLIT`, `PICOLLM_TRUST_REMOTE_CODE=1`.
+# The same can be said without touching the cell, in the environment: `PICOLLM_MODEL`, `PICOLLM_PREFERENCES`, `PICOLLM_SPLIT`, `PICOLLM_TRUST_REMOTE_CODE=1`. After a change restart the kernel and run all: whether to go online is read once.
 
 # %% tags=["setup"]
 import os
@@ -67,8 +67,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from picollm_lite.adapters import add_lora, merged, reference
-from picollm_lite.chat import answer, encode_prompt, padding_id, readable, respond, user
+from picollm_lite.adapters import add_lora, reference
+from picollm_lite.chat import answer, encode_prompt, padding_id, readable, respond, user, without_control_tokens
 from picollm_lite.compat import add_chat_format
 from picollm_lite.data import encode_pairs, load_preferences, prompt_key
 from picollm_lite.evaluation.metrics import gold_scores, mean_interval, paired_win_rate
@@ -86,19 +86,23 @@ from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %% [markdown]
-# Our learning rates suit a model of a million parameters. Larger ones break at a hundredth of them; the second column is where to start with 100 million and more.
+# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The rest of them leaves such a model room on a GPU of 15 GB.
 
 # %%
 SEED = 0
 N_PAIRS = 1500
-MAX_LENGTH = 256 if PREFERENCES is None else 1024  # tokens of a conversation; what is longer is cut
+MAX_LENGTH = 256 if PREFERENCES is None else 512  # tokens of a conversation; what is longer is cut
 MAX_NEW_TOKENS = 56 if PREFERENCES is None else 256  # tokens of an answer
-BATCH_SIZE = 64  # pairs or answers a step
-N_QUESTIONS = 64  # held out, to compare models on
-SFT_RATE, REWARD_RATE, DPO_RATE, PPO_RATE = (5e-4, 1e-3, 1e-4, 1e-4) if MODEL is None else (1e-5, 1e-5, 1e-6, 1e-6)
-BETA, KL_COEF = 0.3, 0.3
+BATCH_SIZE = 64 if MODEL is None else 16  # demonstrations or pairs a step
+N_ANSWERS = 64  # a step of PPO
+N_QUESTIONS = 128  # held out, to compare models on
+SFT_RATE, REWARD_RATE, DPO_RATE, PPO_RATE = (5e-4, 1e-3, 1e-4, 1e-4) if MODEL is None else (2e-5, 2e-5, 5e-6, 3e-6)
+BETA, KL_COEF = 0.3, 0.3 if MODEL is None else 0.05
+UNFINISHED_SCORE = -3.0 if PREFERENCES is None else None  # of an answer that does not end; None: as the proxy scores it
 PPO_STEPS = 8
 LORA_RANK = 8
+CHECKPOINTING = MODEL is not None  # compute activations anew: slower, and a fraction of the memory
+KEEP_AS = torch.float16 if MODEL is None else torch.float32  # fp16 would round most of a small step away
 DEVICE = start(SEED)
 OWN = outputs() / "own"
 
@@ -106,6 +110,9 @@ OWN = outputs() / "own"
 # ## What did you get?
 #
 # A model is a folder with weights, a tokenizer and a chat template. Look at all three before you train: what a template does wrong, no loss curve will show you.
+#
+# We load the weights in **fp32**, numbers of 4 bytes, also where they were stored in **bf16**, which has 2 bytes and keeps 8 significant bits. In bf16 a step of $10^{-6}$ on a weight of 0.03 rounds to no step at all. A *KV cache* keeps the keys and values of earlier tokens while a model samples; one that has none computes them again
+# at every token.
 
 # %%
 source = MODEL or checkpoint("sft")
@@ -120,27 +127,41 @@ print(
 )
 
 # %% [markdown]
-# And a file of pairs is what somebody said about two texts. `load_preferences` reads our format, TRL's, UltraFeedback's and HH-RLHF's, and turns them into lists of messages; at a row that it cannot read it stops and names the line. We split by prompt, since
-# prompts come up again: two fifths of them to train on, two fifths for a judge of its own, one fifth that nobody trains on.
+# And a file of pairs is what somebody said about two texts. `load_preferences` reads our format, TRL's, UltraFeedback's and HH-RLHF's, and turns them into lists of messages. Rows of other people's data that it cannot read are left out and counted, and so are texts that spell a control token, such as `<|im_end|>`, which only the
+# template may write. We split by prompt, since prompts come up again: two fifths of them to train on, two fifths for a judge, one fifth that nobody trains on.
 
 # %%
-preferences = load_preferences(PREFERENCES or OUR_PAIRS, split=SPLIT)
+preferences = load_preferences(PREFERENCES or OUR_PAIRS, split=SPLIT, strict=PREFERENCES is None)
 preferences = preferences.shuffle(seed=SEED).select(range(min(N_PAIRS, len(preferences))))
+
+
+def spells_no_control_token(row):
+    texts = [message["content"] for part in ("prompt", "chosen", "rejected") for message in row[part]]
+    return texts == [without_control_tokens(tokenizer, text) for text in texts]
+
+
+kept = [i for i, row in enumerate(preferences) if spells_no_control_token(row)]
+print(f"{len(preferences) - len(kept)} of {len(preferences):,} pairs left out, as they spell a control token")
+preferences = preferences.select(kept)
+
+# %%
 prompts = sorted({prompt_key(prompt) for prompt in preferences["prompt"]})
 PARTS = ("train", "judge", "train", "judge", "test")
 part_of = {prompt: PARTS[i % 5] for i, prompt in enumerate(prompts)}
 row_parts = [part_of[prompt_key(prompt)] for prompt in preferences["prompt"]]
-rows = {name: preferences.select([i for i, part in enumerate(row_parts) if part == name]) for name in set(PARTS)}
+rows = {
+    name: preferences.select([i for i, part in enumerate(row_parts) if part == name]) for name in dict.fromkeys(PARTS)
+}
 max_length = min(MAX_LENGTH, context_length(policy) or MAX_LENGTH)
 pairs = {name: encode_pairs(part, tokenizer, max_length=max_length) for name, part in rows.items()}
-print({name: f"{len(part):,} pairs" for name, part in pairs.items()})
+print({name: f"{len(pairs[name]):,} pairs" for name in dict.fromkeys(PARTS)})
 row = rows["train"][0]
 print(
     f"\nasked     {readable(row['prompt'])}\nchosen    {readable(row['chosen'])}\nrejected  {readable(row['rejected'])}"
 )
 
 # %% [markdown]
-# What will the loss count? The first pair's chosen side again, token by token. With a foreign chat template, check that every token of the answer counts, the one that ends it too, and no other.
+# What will the loss count? The first pair's chosen side again, token by token. With a foreign chat template, check that every token of the answer counts, the one that ends it too (unless the text was cut), and no other.
 
 # %%
 example = pairs["train"][0].chosen
@@ -201,7 +222,7 @@ needs = {  # parameters with gradient, parameters without
     "reward model": (n, 0),
     "DPO": (n, n),  # the reference
     "GRPO": (n, 2 * n),  # reference and reward model
-    "PPO": (2 * n, 2 * n),  # and a critic
+    "PPO": (2 * n, 2 * n),  # and a critic; a judge would be one more frozen model
 }
 sizes = {"this model": 1, "135 million": 135e6 / n, "7 billion": 7e9 / n}
 gib = {
@@ -213,26 +234,50 @@ pd.DataFrame(gib).T.map(lambda value: f"{value:,.2f} GiB")
 check("PPO keeps 2.5 times as much as SFT", training_bytes(*needs["PPO"]) == 2.5 * training_bytes(*needs["SFT"]))
 
 # %% [markdown]
-# MEMORY_TABLE
+# That is before the first token. Measured on a CPU, with randomly initialized Llamas, 8 texts of 128 tokens and all activations kept (`tests/benchmarks/memory.md`; a GPU has not been measured):
+#
+# | parameters | SFT | reward model | DPO | PPO |
+# |---|---|---|---|---|
+# | 1 million | 0.1 GiB | 0.2 GiB | 0.2 GiB | 0.2 GiB |
+# | 31 million | 1.1 GiB | 1.4 GiB | 1.5 GiB | 1.9 GiB |
+# | 135 million, SmolLM2's shape | 4.1 GiB | 7.0 GiB | 6.5 GiB | 7.9 GiB |
+#
+# SFT of the largest keeps 2.0 GiB between steps and needs twice that during one, for a thousand tokens. Sixty-four texts of a thousand tokens would hold sixty-four times the activations: over 80 GiB.
 #
 # What to do when it does not fit, in this order:
 #
 # 1. **Shorter texts.** Activations grow with the tokens of a batch: lower `MAX_LENGTH`, then `BATCH_SIZE`. Logits over a large vocabulary are computed in pieces by themselves.
-# 2. **bf16 products**, on a GPU that has them: `with mixed_precision(policy):` around the loop, as everywhere below. Weights and optimizer stay in fp32 (Micikevicius et al. 2018).
-# 3. **Activation checkpointing**: compute activations anew in the backward pass (Chen et al. 2016). After `policy.activation_checkpointing_enable()` the loops go through a batch in pieces of 2,048 tokens, with the same gradient, and hold the activations of one piece, however large the batch is.
+# 2. **Mixed precision**: matrix products in bf16, weights and optimizer in fp32 (Micikevicius et al. 2018, there with fp16; Kalamkar et al. 2019). `with mixed_precision(policy):` around the loop does it, as everywhere below, on a GPU that has bf16. A T4 has not: there everything runs in fp32.
+# 3. **Activation checkpointing** (no relation to saved checkpoints): forget activations and compute them anew in the backward pass (Chen et al. 2016). The loops then go through a batch in pieces of 2,048 tokens, with the same gradient, and hold the activations of one piece, however large the batch is. Every model that trains has to be told: `lean`, below.
 # 4. **Train less**: LoRA, below. Gradients and averages of a hundredth of the parameters, and no second copy for the reference.
-# 5. **More GPUs**, or a trainer that splits the model itself: hand over to TRL, below.
+# 5. **More GPUs**, or a trainer that splits one model over several: hand over to TRL, below.
+
+
+# %%
+def lean(model):
+    """Activation checkpointing where it is asked for, and no gradients of an earlier run."""
+    for part in (model, getattr(model, "base_model", model)):
+        part.gradient_checkpointing = CHECKPOINTING  # the loops look for it
+    model.zero_grad(set_to_none=True)
+    return model
+
+
+def resume(stage):
+    """On your own model each stage keeps its state, so that a run that was cut off goes on (below)."""
+    return None if MODEL is None else Resume(OWN / f"{stage}.state", every=10)
+
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The same four stages
 #
-# SFT on the chosen answers of the training pairs, as there are no other demonstrations.
+# SFT on the chosen answers of the training pairs, as there are no other demonstrations. Interrupt the kernel to end a training cell after its step: the cells below go on with what was learned.
 
 # %%
+sft_policy = lean(deepcopy(policy))
 sft_panel = TrainingPanel("sft", {"loss, nats a response token": ("loss", "val_loss")})
-with mixed_precision(policy):
+with mixed_precision(sft_policy):
     run = sft.train(
-        policy,
+        sft_policy,
         [pair.chosen for pair in pairs["train"]],
         val=[pair.chosen for pair in pairs["test"]],
         pad_token_id=padding_id(tokenizer),
@@ -241,31 +286,34 @@ with mixed_precision(policy):
         learning_rate=SFT_RATE,
         eval_every=10,
         seed=SEED,
+        resume=resume("sft"),
     )
     sft_records = sft_panel.follow(run)
-sft_folder = save(policy, tokenizer, OWN / "sft")
-ref, _ = load_policy(sft_folder, **opened)  # as anybody will find it
+sft_folder = save(sft_policy, tokenizer, OWN / "sft", dtype=KEEP_AS)
+ref = lean(load_policy(sft_folder, **opened)[0])  # as anybody will find it
+del sft_policy  # its gradients, too
 
 # %% [markdown]
 # ### Two reward models: one to train on, one to judge by
 #
 # Nobody knows the gold of your data. What can take its place? Gao et al. 2023 (*Scaling laws for reward model overoptimization*, section 2) let a large reward model play the truth, which labels the pairs and gives the verdicts. We have labels already, so we can do half of that: train two
 # reward models on pairs with different prompts. The **proxy** is what PPO optimizes; the **judge** has seen none of its pairs and gives the verdicts. What the proxy gets wrong by chance, the judge need not. What is wrong with the labels, such as annotators who like flattery, both
-# learn, and no second model trained on them will tell.
+# learn; and as both start from the same model, what it cannot tell apart neither can (Eisenstein et al. 2023). No second model like it will tell you.
 
 
 # %%
-def trained_reward_model(part):
+def trained_reward_model(part, seed):
     """A reward model from the SFT model, on the pairs of one part."""
-    model = RewardModel.from_policy(ref, tokenizer, seed=SEED)
+    model = lean(RewardModel.from_policy(ref, tokenizer, seed=seed))
     panel = TrainingPanel(f"reward model: {part}", {"accuracy": ("accuracy", "val_accuracy")})
+    settings = {"batch_size": BATCH_SIZE // 2, "learning_rate": REWARD_RATE, "eval_every": 10, "seed": seed}
     with mixed_precision(model):
-        run = reward.train(model, pairs[part], val=pairs["test"], learning_rate=REWARD_RATE, eval_every=10, seed=SEED)
-        panel.follow(run)
-    return model
+        panel.follow(reward.train(model, pairs[part], val=pairs["test"], resume=resume(part), **settings))
+    reward.center(model, pairs[part])  # also where it was interrupted
+    return lean(model)
 
 
-proxy, judge = trained_reward_model("train"), trained_reward_model("judge")
+proxy, judge = trained_reward_model("train", SEED), trained_reward_model("judge", SEED + 1)
 
 # %%
 for name, model in {"proxy": proxy, "judge": judge}.items():
@@ -288,26 +336,35 @@ for name, model in {"proxy": proxy, "judge": judge}.items():
 # %%
 def dpo_run(resume=None):
     """A copy of the SFT model, and DPO on it."""
-    model = deepcopy(ref)
+    model = lean(deepcopy(ref))
     settings = {"beta": BETA, "batch_size": BATCH_SIZE, "learning_rate": DPO_RATE, "seed": SEED}
     sampled = {"prompts": questions[:16], "gold_fn": judge.score, "eval_every": 8, "max_new_tokens": max_new_tokens}
     return model, dpo.train(model, pairs["train"], tokenizer=tokenizer, ref=ref, resume=resume, **settings, **sampled)
 
 
-DPO_CHARTS = {"implicit reward": ("chosen_reward", "rejected_reward"), "the judge's score": ("gold",)}
-with mixed_precision(policy):
-    dpo_policy, run = dpo_run()
+DPO_CHARTS = {
+    "implicit reward": ("chosen_reward", "rejected_reward"),
+    "KL to SFT, nats an answer": ("kl",),
+    "the judge's score": ("gold",),
+}
+with mixed_precision(ref):
+    dpo_policy, run = dpo_run(resume("dpo"))
     whole = TrainingPanel("dpo", DPO_CHARTS).follow(run)
+dpo_policy = lean(dpo_policy)
 
 # %%
-state = OWN / "dpo.state"
+state = OWN / "disconnect.state"
 state.unlink(missing_ok=True)  # of an earlier visit to this cell, which would go on from its end
-with mixed_precision(policy):
+with mixed_precision(ref):
     for record in dpo_run(Resume(state, every=2))[1]:
         if record.step > record.steps / 2:
             break  # the disconnect: from here on everything but the file is gone
     again = list(dpo_run(Resume(state, every=2))[1])
 print(f"{state.stat().st_size / 1e6:.0f} MB hold the state; {len(again)} records, as without the break: {len(whole)}")
+
+# %% [markdown]
+# The state has 12 bytes for each parameter that is trained: 1.6 GB for 135 million, twice that in PPO, so every other step is for show. On Colab the disk goes with the machine: mount your Drive first and set `PICOLLM_OUTPUTS` to a folder there. With a model of your own all stages here keep their state every ten steps, and a
+# restart passes through those that are done. (To train one anew, delete its file in `outputs/own/`.)
 
 # %% tags=["nbval-check-output"]
 check(
@@ -318,12 +375,17 @@ check(
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### PPO
 #
-# As in notebook 04, with the proxy as reward.
+# As in notebook 04, with the proxy as reward. Watch the share of answers that end: those of a chat model may not fit into so few tokens, and then a fixed score for them would teach little else than to stop early.
 
 # %%
-ppo_policy = deepcopy(ref)
-PPO_CHARTS = {"mean reward": ("proxy", "gold"), "KL to SFT, nats an answer": ("kl",), "length, tokens": ("length",)}
-with mixed_precision(policy):
+ppo_policy = lean(deepcopy(ref))
+PPO_CHARTS = {
+    "mean reward": ("proxy", "gold"),
+    "KL to SFT, nats an answer": ("kl",),
+    "length, tokens": ("length",),
+    "share that ended": ("finished",),
+}
+with mixed_precision(ref):
     run = ppo.train(
         ppo_policy,
         proxy.score,
@@ -332,13 +394,15 @@ with mixed_precision(policy):
         ref=ref,
         gold_fn=judge.score,
         steps=PPO_STEPS,
-        batch_size=BATCH_SIZE,
-        minibatch_size=BATCH_SIZE,
+        batch_size=N_ANSWERS,
+        minibatch_size=N_ANSWERS,
         learning_rate=PPO_RATE,
         critic_learning_rate=10 * PPO_RATE,
         kl_coef=KL_COEF,
+        unfinished_score=UNFINISHED_SCORE,
         max_new_tokens=max_new_tokens,
         seed=SEED,
+        resume=resume("ppo"),
     )
     ppo_records = TrainingPanel("ppo", PPO_CHARTS).follow(run)
 
@@ -351,7 +415,7 @@ texts = {
     name: answer(model, tokenizer, questions, seed=SEED, max_new_tokens=max_new_tokens)
     for name, model in policies.items()
 }
-verdicts = {"proxy": proxy.score, "judge": judge.score} | ({"gold": gold_scores} if OURS else {})
+verdicts = {"proxy": proxy.score, "judge": judge.score} | ({"gold": gold_scores} if PREFERENCES is None else {})
 scores = {
     who: {name: np.asarray(score(questions, given)) for name, given in texts.items()} for who, score in verdicts.items()
 }
@@ -364,29 +428,23 @@ pd.DataFrame(
     }
 )
 
-# %% tags=["nbval-check-output"]
-if OURS:
-    by_proxy, by_judge = (paired_win_rate(scores[who]["PPO"], scores[who]["SFT"]).rate for who in ("proxy", "judge"))
-    check("PPO wins more often by the proxy, which it was trained on, than by the judge", by_proxy > by_judge)
-
 # %%
-# The first question to which all three say something else, if there is one.
-q = next((i for i, given in enumerate(zip(*texts.values(), strict=True)) if len(set(given)) == 3), 0)
+q = max(range(len(questions)), key=lambda i: len({given[i] for given in texts.values()}))  # answered most differently
 print(f"Q  {questions[q]}")
 for name, given in texts.items():
     says = ", ".join(f"{who} {of[name][q]:+.2f}" for who, of in scores.items())
     print(f"\n{name}: {says}\n    {given[q]}")
 
 # %% [markdown]
-# Do the verdicts agree? Ask that before you believe the judge: where proxy and judge part, somebody has been optimized. And remember notebook 07: a method's own reward is no judge of it.
+# Compare the intervals. If the proxy's win rate lies clearly above the judge's, the policy has learned what is peculiar to the proxy, as notebook 07 warned of a method's own reward. If they overlap, so many questions cannot say. And then read answers.
 #
 # ## LoRA: train little, keep the rest
 #
-# **LoRA**, low-rank adaptation (Hu et al. 2021, equation 3), leaves a weight matrix $W_0$ as it is and learns what to add to it, $W_0 + \frac{\alpha}{r} B A$, where $A$ and $B$ are so narrow, of rank $r$, that they hold few numbers. $B$ starts at zero, so the first policy is the reference. And the reference never goes away: it
-# is the policy with its adapters switched off, so there is no second copy in memory.
+# **LoRA**, low-rank adaptation (Hu et al. 2021, equation 3 and the scale below it), leaves a weight matrix $W_0$ as it is and learns what to add to it, $W_0 + \frac{\alpha}{r} B A$, where $A$ and $B$ are so narrow, of rank $r$, that they hold few numbers. $\alpha$ is a constant, here 16. $B$ starts at zero, so the first policy is the reference. And the reference never goes away: it
+# is the policy without its adapters, so there is no second copy in memory.
 
 # %%
-lora_policy = add_lora(deepcopy(ref), rank=LORA_RANK, seed=SEED)
+lora_policy = add_lora(lean(deepcopy(ref)), rank=LORA_RANK, alpha=16, seed=SEED)
 lora_ref = reference(lora_policy)
 trained = sum(weight.numel() for weight in lora_policy.parameters() if weight.requires_grad)
 print(f"{trained:,} of {n:,} parameters are trained: {trained / n:.1%}")
@@ -398,14 +456,17 @@ with mixed_precision(policy):
         ref=lora_ref,
         beta=BETA,
         batch_size=BATCH_SIZE,
-        learning_rate=10 * DPO_RATE,  # adapters want ten times the rate (Schulman et al. 2025)
+        learning_rate=10 * DPO_RATE,  # ten times the rate is a good first guess (Schulman et al. 2025)
         seed=SEED,
     )
     lora_records = TrainingPanel("dpo, LoRA", {"margin": ("margin",), "accuracy": ("accuracy",)}).follow(run)
-lora_folder = save(merged(lora_policy), tokenizer, OWN / "dpo_lora")
+lora_folder = save(lora_policy, tokenizer, OWN / "dpo_lora", dtype=KEEP_AS)  # with the adapters merged into W
 
 # %% tags=["nbval-check-output"]
-check("the first loss is ln 2: with B = 0 policy and reference are one", abs(lora_records[0].loss - np.log(2)) < 1e-4)
+check(
+    "the first loss is ln 2: with B = 0 policy and reference are one",
+    abs(lora_records[0].loss - np.log(2)) < (1e-4 if OURS else 0.05),
+)
 check("less than a tenth of the parameters is trained", trained < 0.1 * n)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -448,21 +509,19 @@ two = None
 if n < 20e6 or torch.cuda.device_count() > 1:
     run = dpo.train(deepcopy(ref), pairs["train"][:64], tokenizer=tokenizer, ref=ref, **settings)
     one, two = [record.loss for record in run], losses_of_two()
-    print(pd.DataFrame({"one process": one, "two processes": two}).rename_axis("step").round(6))
+    print(pd.DataFrame({"one process": one, "two processes": two}, index=range(1, len(two) + 1)).round(6))
 else:
     print("skipped: two copies of this model would share one CPU for minutes; with two GPUs this cell runs")
 
 # %% tags=["nbval-check-output"]
-check(
-    "two processes have the losses of one, to the fourth digit",
-    two is not None and np.allclose(one, two, rtol=0, atol=1e-4),
-)
+if two is not None:
+    check("two processes have the losses of one, to the fourth digit", np.allclose(one, two, rtol=0, atol=1e-4))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## On to TRL
 #
-# From some size on you want a trainer that others maintain: one that splits a model over GPUs, samples with vLLM, logs to where your team looks. `hand_off` writes a folder that TRL's command line trains on: model, data, settings with TRL's names, and a list of what TRL does differently. For a model that
-# one GPU cannot hold, its README names the accelerate settings that split it (FSDP, DeepSpeed).
+# From some size on you want a trainer that others maintain: one that splits a model over GPUs (FSDP and DeepSpeed do that), samples with a server made for it (vLLM), logs to where your team looks. `hand_off` writes a folder that TRL's command line trains on: model, data, settings with TRL's names, and a list of what TRL does differently. Our defaults go with the course's model, so we say
+# what this run used.
 
 # %%
 if TRUST_REMOTE_CODE:
@@ -470,7 +529,10 @@ if TRUST_REMOTE_CODE:
 else:
     folder = OWN / "trl_dpo"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier visit to this cell
-    print(command("dpo", hand_off("dpo", model=sft_folder, data=train_file, into=folder)))
+    ours = {"beta": BETA, "learning_rate": DPO_RATE, "max_length": max_length, "gradient_checkpointing": CHECKPOINTING}
+    pieces = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": BATCH_SIZE // 8}
+    hand_off("dpo", model=sft_folder, data=train_file, into=folder, **ours, **pieces)
+    print(command("dpo", folder))
     print((folder / "config.yaml").read_text(encoding="utf-8"))
 
 # %% [markdown]
@@ -488,9 +550,8 @@ if DEVICE != "cuda":
     print("no GPU here, so nothing about one: with one, run tests/benchmarks/bench_rollout.py and bench_memory.py")
 
 # %%
-save(dpo_policy, tokenizer, OWN / "dpo")
-save(ppo_policy, tokenizer, OWN / "ppo")
-save(proxy.model, tokenizer, OWN / "reward")
+for stage, model in {"dpo": dpo_policy, "ppo": ppo_policy, "reward": proxy.model}.items():
+    save(model, tokenizer, OWN / stage, dtype=KEEP_AS)
 print("saved", ", ".join(sorted(path.name for path in OWN.iterdir() if (path / "config.json").exists())))
 
 # %% [markdown]
@@ -499,19 +560,20 @@ print("saved", ", ".join(sorted(path.name for path in OWN.iterdir() if (path / "
 # **Exercise** (difficulty 2, 20 minutes and a GPU). Go back to the first cell, set `MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"` and UltraFeedback, restart and run all. Before you do, write down: which of the claims above will still hold, and which figure tells you first that a learning rate is wrong?
 #
 # <details><summary>What to expect</summary>
-# The losses start at ln 2 again, the run that was cut off agrees with the whole one again, and both reward models are right on well below 80 % of labels that a strong judge gave. A rate that is too high shows in the KL before it shows in the loss: it leaps from near 0 to tens of nats within a few steps. The
-# proxy's win rates will look better than the judge's. Which of the two do you report?
+# In fp32 the first loss of DPO is ln 2 again; in bf16 it may be off by some .01. The run that was cut off agrees with the whole one to a few digits, as some sums on a GPU change from run to run, so that "to the last bit" may be reported as failed. Both reward models are right on well below 80 % of labels that a strong judge gave.
+# A rate that is too high shows first in the KL of DPO and PPO, and in the held-out loss of SFT and reward model. Where the proxy's win rates look better than the judge's: which of the two do you report?
 # </details>
 #
 # ## Recap
 #
 # - Look at a foreign model's template and at a file's first rows before any loss curve.
-# - Without gold, hold a judge back: other pairs, other prompts. It shares the labels' biases, so read answers, too.
+# - Without gold, hold a judge back: other pairs, other prompts. It shares the labels' biases and its starting point, so read answers, too.
 # - 16 bytes a parameter that trains, 4 that does not, then activations. Shorter texts, bf16, checkpointing, LoRA, more GPUs: in this order.
 # - Keep state: a run that cannot be resumed is a run that you will pay for twice.
 # - When one GPU is not enough, hand over, and read what the other trainer does differently before you compare numbers.
 #
 # **Discuss:** your proxy says 75 % wins, your judge 55 %, and a colleague who read fifty answers prefers the SFT model. What do you do next, and what would each answer have cost you at the start?
 #
-# **Further reading:** Rajbhandari et al. 2020, *ZeRO: memory optimizations toward training trillion parameter models*, section 3. Micikevicius et al. 2018, *Mixed precision training*. Chen et al. 2016, *Training deep nets with sublinear memory cost*. Hu et al. 2021, *LoRA: low-rank adaptation of large
-# language models*, equation 3. Gao et al. 2023, *Scaling laws for reward model overoptimization*, section 2. Tunstall et al. 2023, *Zephyr: direct distillation of LM alignment*.
+# **Further reading:** Rajbhandari et al. 2020, *ZeRO: memory optimizations toward training trillion parameter models*, section 3.1. Micikevicius et al. 2018, *Mixed precision training*. Kalamkar et al. 2019, *A study of BFLOAT16 for deep learning training*. Chen et al. 2016, *Training deep nets with sublinear memory cost*. Hu et al. 2021, *LoRA:
+# low-rank adaptation of large language models*. Schulman et al. 2025, *LoRA without regret*. Gao et al. 2023, *Scaling laws for reward model overoptimization*, section 2. Eisenstein et al. 2023, *Helping or herding?* Tunstall et al. 2023, *Zephyr: direct distillation of LM alignment*. Bai et al. 2022, *Training a helpful and
+# harmless assistant*.

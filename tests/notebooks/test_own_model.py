@@ -69,17 +69,24 @@ def jsonl(path, rows):
 
 @pytest.fixture
 def scaled_up(root, tmp_path, monkeypatch, capsys):
-    """Runs the notebook's cells as a script, training loops cut to three steps; returns its names and output."""
+    """Runs the notebook's cells as a script, training loops cut to 15 steps; returns its names and output."""
 
     def run(model, pairs, **environment):
         chosen = {"PICOLLM_MODEL": str(model), "PICOLLM_PREFERENCES": str(pairs), **environment}
-        fixed = {"PICOLLM_OUTPUTS": str(tmp_path / "out"), "PICOLLM_QUICK": "3", "PICOLLM_SOLVE": "1"}
+        fixed = {"PICOLLM_OUTPUTS": str(tmp_path / "out"), "PICOLLM_QUICK": "15", "PICOLLM_SOLVE": "1"}
         for name, value in (chosen | fixed | {"PICOLLM_CLAIMS": "", "PICOLLM_THREADS": "1"}).items():
             monkeypatch.setenv(name, value)
         names = runpy.run_path(str(root / "notebooks" / "08_scaling_up.py"))
         return SimpleNamespace(**names), capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Instead of two real ones, which the last test has."""
+    two = SimpleNamespace(returncode=0, stdout="[0, 0, 0, 0]", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: two)
 
 
 # What a random model says is broken characters, longer as text than they were as tokens.
@@ -95,9 +102,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* answers cut at the reward mod
         ("bare", conversations, {}),
     ],
 )
-def test_another_model_and_other_pairs(scaled_up, tmp_path, monkeypatch, name, pairs, environment):
-    two = SimpleNamespace(returncode=0, stdout="[0, 0, 0, 0]", stderr="")  # processes are for the next test
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: two)
+def test_another_model_and_other_pairs(scaled_up, tmp_path, processes, name, pairs, environment):
     result, out = scaled_up(standins.write[name](tmp_path / "model"), pairs(tmp_path), **environment)
     assert not result.OURS and os.environ["PICOLLM_CLAIMS"] == "report"
     assert sum(len(part) for part in result.pairs.values()) == (400 if environment else 480)
@@ -106,9 +111,21 @@ def test_another_model_and_other_pairs(scaled_up, tmp_path, monkeypatch, name, p
     assert set(result.scores) == {"proxy", "judge"}  # no gold: nobody knows it here
     assert ("It got ours" in out) == (name == "bare")
     assert "trl dpo --config config.yaml" in out
-    assert len(result.again) == 3  # the third after the break
+    assert len(result.again) == len(result.whole) >= 10  # the second half after the break
     for stage in ("sft", "dpo", "dpo_lora", "ppo", "reward"):
         assert (result.OWN / stage / "model.safetensors").exists()
+
+
+def test_what_is_done_is_not_done_again(scaled_up, tmp_path, processes):
+    """After a disconnect: run all again, and every stage has the records and the weights that it had."""
+    model, pairs = standins.write["qwen2"](tmp_path / "model"), texts(tmp_path)
+    first, _ = scaled_up(model, pairs)
+    written = {path: path.stat().st_mtime_ns for path in first.OWN.glob("*.state") if path.stem != "disconnect"}
+    assert sorted(path.stem for path in written) == ["dpo", "judge", "ppo", "sft", "train"]
+    second, _ = scaled_up(model, pairs)
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert [record.loss for record in second.whole] == [record.loss for record in first.whole]
+    assert second.texts == first.texts
 
 
 def test_a_picollm_export(scaled_up, tmp_path):

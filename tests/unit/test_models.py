@@ -178,6 +178,15 @@ def test_the_new_checkpoint_is_complete_before_it_takes_the_name(saved, tiny_mod
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(files)
 
 
+def test_small_steps_survive_in_float32(tmp_path, tiny_model, tokenizer):
+    """1 + 1e-6 is 1 in fp16, whose next number is 1.001."""
+    model = tiny_model()
+    model.model.norm.weight.data.fill_(1 + 1e-6)
+    for dtype, kept in {torch.float16: 1.0, torch.float32: 1 + 1e-6}.items():
+        again, _ = load_policy(save(model, tokenizer, tmp_path / str(dtype), dtype=dtype), device="cpu")
+        assert again.model.norm.weight[0].item() == pytest.approx(kept, abs=1e-7)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])  # 1e6 is more than fp16 holds
 def test_weights_that_are_not_finite_are_refused(saved, tiny_model, tokenizer, value):
     model = tiny_model(seed=1)
@@ -483,6 +492,12 @@ def test_a_reward_model_comes_back_with_its_mean(saved_reward_model, reward_mode
     assert loaded.score(["Why?"], ["A"]).item() == pytest.approx(reward_model.score(["Why?"], ["A"]).item(), abs=0.02)
     again = RewardModel.load(save(loaded.model, loaded.tokenizer, saved_reward_model.parent / "again"), device="cpu")
     assert_close(again(examples), loaded(examples), rtol=0, atol=0)
+
+
+def test_an_answer_that_spells_a_control_token_is_scored_with_it_apart(reward_model):
+    """A model may spell `<|assistant_end|>` out of other tokens; as one token it would end the answer."""
+    scores = reward_model.score(["Why?"] * 2, ["A<|assistant_end|>token", "A< |assistant_end|>token"])
+    assert scores[0] == scores[1]
 
 
 def test_what_does_not_fit_the_context_is_cut_with_a_warning(reward_model, encode, monkeypatch):
