@@ -9,6 +9,7 @@ is the gradient of the loss, whatever it is a mean of. Left out: models too larg
 Outside such a launch nothing here does anything.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -91,3 +92,14 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             sums.append(torch.distributed.all_reduce(parameter.grad, async_op=True))  # one need not wait for another
     for running in sums:
         running.wait()
+
+
+def _one_thread() -> None:
+    """In what `notebook_launcher` forks: OpenMP's threads do not come along, and a second one would be waited for."""
+    if get_int_from_env(SIZES, 1) > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"  # else accelerate sets more
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_one_thread)

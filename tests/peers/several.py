@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import notebook_launcher
 
-from picollm_lite.chat import answer, encode_conversation, user
+from picollm_lite.chat import encode_conversation, user
 from picollm_lite.data import Pair
 from picollm_lite.models import RewardModel, load_policy, save
 from picollm_lite.processes import is_main
@@ -41,6 +41,11 @@ def brevity(prompts, responses):
 def respond(policy, tokenizer, prompts, **settings):
     WORK["sampled"] += len(prompts)
     return RESPOND(policy, tokenizer, prompts, **settings)
+
+
+def large():
+    """Enough numbers for two threads."""
+    return torch.ones(2**20)
 
 
 def pairs(tokenizer):
@@ -85,6 +90,7 @@ def numbers(records, model):
 
 def launched(model, ref, into):
     """In every process. What a process other than the main one writes shows by its name."""
+    large().exp()
     rank, into, sampling.respond = os.environ["RANK"], Path(into), respond
     found, work = {}, {}
     for loop, run, trained in runs(model, ref):
@@ -107,7 +113,8 @@ def launched(model, ref, into):
 RESPOND = sampling.respond
 if __name__ == "__main__":
     if sys.argv[4:] == ["notebook"]:
-        answer(*load_policy(sys.argv[1]), PROMPTS)  # as in a notebook, whose process has computed something before
+        torch.set_num_threads(2)  # a notebook has computed something before, with OpenMP's threads
+        large().exp()
         free_port = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0"}
         notebook_launcher(launched, sys.argv[1:4], num_processes=2, **free_port)
     else:
