@@ -7,12 +7,14 @@
 import json
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import torch
 from accelerate import notebook_launcher
 
+from picollm_lite import processes
 from picollm_lite.chat import encode_conversation, user
 from picollm_lite.data import Pair
 from picollm_lite.models import RewardModel, load_policy, save
@@ -41,6 +43,12 @@ def brevity(prompts, responses):
 def respond(policy, tokenizer, prompts, **settings):
     WORK["sampled"] += len(prompts)
     return RESPOND(policy, tokenizer, prompts, **settings)
+
+
+def late():
+    """As `is_main`, but the main process takes its time: others that do not wait for it find nothing."""
+    time.sleep(0.3 * is_main())
+    return is_main()
 
 
 def large():
@@ -91,7 +99,7 @@ def numbers(records, model):
 def launched(model, ref, into):
     """In every process. What a process other than the main one writes shows by its name."""
     large().exp()
-    rank, into, sampling.respond = os.environ["RANK"], Path(into), respond
+    rank, into, sampling.respond, processes.is_main = os.environ["RANK"], Path(into), respond, late
     found, work = {}, {}
     for loop, run, trained in runs(model, ref):
         WORK.clear()
