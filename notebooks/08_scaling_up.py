@@ -90,7 +90,7 @@ from picollm_lite.ui.setup import start
 
 # %%
 SEED = 0
-N_PAIRS = 1500
+N_PAIRS = 1000 if PREFERENCES is None else 1500
 MAX_LENGTH = 256 if PREFERENCES is None else 512  # tokens of a conversation; what is longer is cut
 MAX_NEW_TOKENS = 56 if PREFERENCES is None else 256  # tokens of an answer
 BATCH_SIZE = 64 if MODEL is None else 16  # demonstrations or pairs a step
@@ -99,7 +99,7 @@ N_QUESTIONS = 128  # held out, to compare models on
 SFT_RATE, REWARD_RATE, DPO_RATE, PPO_RATE = (5e-4, 1e-3, 1e-4, 1e-4) if MODEL is None else (2e-5, 2e-5, 5e-6, 3e-6)
 BETA, KL_COEF = 0.3, 0.3 if MODEL is None else 0.05
 UNFINISHED_SCORE = -3.0 if PREFERENCES is None else None  # of an answer that does not end; None: as the proxy scores it
-PPO_STEPS = 8
+PPO_STEPS = 6
 LORA_RANK = 8
 CHECKPOINTING = MODEL is not None  # compute activations anew: slower, and a fraction of the memory
 KEEP_AS = torch.float16 if MODEL is None else torch.float32  # fp16 would round most of a small step away
