@@ -18,7 +18,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12    the Python, 3.11 to 3.13, that .venv is made from (default: python3)"
-	@echo "ONLY=\"01 04\"         only these notebooks (course, store, slides)"
+	@echo "ONLY=\"01 04\"         only these notebooks (course, results, store, slides)"
 	@echo "REPO=owner/name       your repository on GitHub (publish)"
 	@echo "PIP_ARGS=...         more arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:"
 	@echo "                     make course PIP_ARGS=\"--extra-index-url https://download.pytorch.org/whl/cpu\""

@@ -597,17 +597,17 @@ def wordy(prompts, responses):
 
 
 def finished_after(steps, unfinished_score):
-    """Share of finished answers in the first and in the last batch of a short run."""
+    """Share of finished answers in the first and in the last batch of a short run, and its steps."""
     model, _ = load_policy(checkpoint("sft"), device=DEVICE)
     settings = {"steps": steps, "batch_size": 64, "learning_rate": 3e-4, "kl_coef": 0.05, "seed": SEED}
     run = ppo.train(model, wordy, prompts, tokenizer=tokenizer, ref=ref, unfinished_score=unfinished_score, **settings)
     charts = {"share of answers that end": ("finished",), "length, tokens": ("length",)}
     shares = [record.finished for record in TrainingPanel(f"unfinished: {unfinished_score}", charts).follow(run)]
-    return shares[0], shares[-1]
+    return shares[0], shares[-1], len(shares)
 
 
 without = finished_after(LAB_STEPS, None)
-print(f"finished answers: {without[0]:.0%} at first, {without[1]:.0%} after {LAB_STEPS} steps")
+print(f"finished answers: {without[0]:.0%} at first, {without[1]:.0%} after {without[2]} steps")
 
 # %% [markdown]
 # An answer that is cut off at the limit is scored as if it had ended there, and the longest answers are the ones that are cut off. The usual rule: an answer that never ended gets a fixed low score, whatever it says.
@@ -626,7 +626,7 @@ def final_scores(scores, finished, penalty):
 torch.testing.assert_close(final_scores(scores, sample.finished.cpu(), UNFINISHED_SCORE), final.cpu())
 with_penalty = finished_after(LAB_STEPS, UNFINISHED_SCORE)
 print(
-    f"finished answers with the penalty: {with_penalty[0]:.0%} at first, {with_penalty[1]:.0%} after {LAB_STEPS} steps"
+    f"finished answers with the penalty: {with_penalty[0]:.0%} at first, {with_penalty[1]:.0%} after {with_penalty[2]} steps"
 )
 
 # %% tags=["nbval-check-output"]

@@ -463,17 +463,17 @@ check(
 # With a fifth of the labels wrong at random, most of what DPO gains is still there: noise has no direction, and averages out. Bias has one. On the same pairs, careful labels go on paying, while beyond 5,000 of the panel's the policy gets worse: it has learned
 # what is good, and now learns what the panel likes. (That is why we stopped at 5,000 above.) More data does not mend a bias, it teaches it. And look at the annotators alone: three of the five make a policy that is worse than the one it started from.
 #
-# One point of it live: 1,000 pairs, labeled anew by the panel with a seed that is not among the stored ones, against the stored runs of that size.
+# One point of it live: 500 pairs, labeled anew by the panel with a seed that is not among the stored ones, against the stored runs of that size.
 
 # %%
-live = quality.run(quality.Condition("size", "1000", 1000), LIVE_SEED)
+live = quality.run(quality.Condition("size", "500", 500), LIVE_SEED)
 print(f"now: {live['win_rate']:.2f} [{live['low']:.2f}, {live['high']:.2f}]; stored:", end=" ")
-print(", ".join(f"{run.estimate:.2f} [{run.low:.2f}, {run.high:.2f}]" for run in size["1000"].values()))
+print(", ".join(f"{run.estimate:.2f} [{run.low:.2f}, {run.high:.2f}]" for run in size["500"].values()))
 
 # %% tags=["nbval-check-output"]
 check(
     "the live run's interval overlaps those of the stored runs",
-    all(live["low"] <= run.high and run.low <= live["high"] for run in size["1000"].values()),
+    all(live["low"] <= run.high and run.low <= live["high"] for run in size["500"].values()),
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}

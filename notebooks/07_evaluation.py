@@ -17,7 +17,7 @@
 # | | |
 # |---|---|
 # | **You will be able to** | put a bootstrap interval on a comparison, spot a judge that can be gamed, compare methods at equal distance, measure what training cost in other abilities, tell a claim about a checkpoint from one about a method, and write a report card |
-# | **Time** | 1.5 minutes to run, 60 to work through (2 CPU cores) |
+# | **Time** | 1 minute to run, 60 to work through (2 CPU cores) |
 # | **Needs** | SFT, reward, PPO, DPO, online DPO and GRPO models (yours from notebooks 01 to 06, or the shipped ones) |
 # | **Produces** | `outputs/report/report_card.html` and `.md`, `outputs/suite_gold.jsonl` |
 

@@ -86,7 +86,7 @@ from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %% [markdown]
-# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The rest of them leaves such a model room on a GPU of 15 GB.
+# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings should leave such a model room on a GPU of 15 GB: that is reckoned, not measured.
 
 # %%
 SEED = 0
@@ -155,6 +155,10 @@ rows = {
 max_length = min(MAX_LENGTH, context_length(policy) or MAX_LENGTH)
 pairs = {name: encode_pairs(part, tokenizer, max_length=max_length) for name, part in rows.items()}
 print({name: f"{len(pairs[name]):,} pairs" for name in dict.fromkeys(PARTS)})
+if len(pairs["train"]) < 4 * BATCH_SIZE:
+    print(
+        "fewer than four steps a stage: that shows how things work and trains nothing; have more pairs or a smaller BATCH_SIZE"
+    )
 row = rows["train"][0]
 print(
     f"\nasked     {readable(row['prompt'])}\nchosen    {readable(row['chosen'])}\nrejected  {readable(row['rejected'])}"
@@ -360,7 +364,7 @@ with mixed_precision(ref):
         if record.step > record.steps / 2:
             break  # the disconnect: from here on everything but the file is gone
     again = list(dpo_run(Resume(state, every=2))[1])
-print(f"{state.stat().st_size / 1e6:.0f} MB hold the state; {len(again)} records, as without the break: {len(whole)}")
+print(f"{state.stat().st_size / 1e6:.1f} MB hold the state; {len(again)} records, as without the break: {len(whole)}")
 
 # %% [markdown]
 # The state has 12 bytes for each parameter that is trained: 1.6 GB for 135 million, twice that in PPO, so every other step is for show. On Colab the disk goes with the machine: mount your Drive first and set `PICOLLM_OUTPUTS` to a folder there. With a model of your own all stages here keep their state every ten steps, and a

@@ -94,6 +94,8 @@ def encode_pairs(preferences: Dataset, tokenizer: PreTrainedTokenizerBase, *, ma
     Pairs that teach nothing, because their sides are the same after the cut or a side is left without a response, are
     dropped with a warning that counts them. Raises ValueError naming the row at fault, or when no pair is left.
     """
+    if not len(preferences):
+        raise ValueError("no pairs were given: where they were split by prompt, a part of few prompts may be empty")
     pairs, dropped = [], Counter()
     for row, (prompt, *sides) in enumerate(
         zip(preferences["prompt"], preferences["chosen"], preferences["rejected"], strict=True)

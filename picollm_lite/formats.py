@@ -85,7 +85,10 @@ def check_messages(messages: Sequence[object], where: str) -> None:
 def _columns(row: object, where: str) -> tuple[str | list | None, str | list, str | list]:
     """Prompt, chosen and rejected, of types that go together: the sides alike, no list beside texts."""
     if not isinstance(row, dict):
-        hint = ": demonstrations are read with load_demos" if isinstance(row, list) else ""
+        hint = ""
+        if isinstance(row, list):
+            whole = any(isinstance(item, dict) and not item.keys().isdisjoint(SIDES) for item in row)
+            hint = ": one object a line, not one array" if whole else ": demonstrations are read with load_demos"
         raise ValueError(f"{where}: expected an object with `chosen` and `rejected`, got {_kind(row)}{hint}")
     missing = [f"`{side}`" for side in SIDES if row.get(side) is None]
     if missing:

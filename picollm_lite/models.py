@@ -12,6 +12,7 @@ from accelerate.utils import is_cuda_available
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -200,6 +201,8 @@ def _load(
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check_source(path_or_id)
+    if not trust_remote_code:
+        refuse_own_code(path_or_id)
     device = best_device() if device == "auto" else device
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = torch.float32  # half precision is emulated, and slow, on most CPUs
@@ -209,6 +212,17 @@ def _load(
     tokenizer = AutoTokenizer.from_pretrained(path_or_id, **options)
     complete_tokenizer(tokenizer)
     return model.to(device).eval(), tokenizer
+
+
+def refuse_own_code(path: str | Path) -> None:
+    """Raise ValueError for a folder whose model only its own Python code can open, as picoLLM exports it."""
+    file = Path(path) / "config.json"
+    config = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{path} comes with its own Python code, which would run here: if you trust it, say trust_remote_code=True "
+            "(in notebook 08 TRUST_REMOTE_CODE)"
+        )
 
 
 @torch.no_grad()
@@ -234,7 +248,7 @@ def _within(context: int | None, examples: Sequence[Encoded]) -> Sequence[Encode
     too_long = 0 if context is None else sum(len(example.tokens) > context for example in examples)
     if not too_long:
         return examples
-    warnings.warn(f"{too_long} of {len(examples)} answers cut at the reward model's {context} tokens", stacklevel=3)
+    warnings.warn(f"{too_long} of {len(examples)} answers cut at the reward model's {context} tokens", stacklevel=4)
     return [Encoded(example.tokens[:context], example.response_mask[:context]) for example in examples]
 
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 
 from . import checks
-from .conftest import unavailable
 from .driver import open_page
 
 
@@ -56,7 +55,7 @@ def test_only_a_panel_that_moves_while_its_cell_runs_passes(readouts, moved):
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
-def test_without_a_browser_only_ci_fails(monkeypatch, ci, outcome):
+def test_without_a_browser_only_ci_fails(monkeypatch, unavailable, ci, outcome):
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="no browser"):
         unavailable("no browser")

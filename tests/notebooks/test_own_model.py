@@ -89,10 +89,6 @@ def processes(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: two)
 
 
-# What a random model says is broken characters, longer as text than they were as tokens.
-pytestmark = pytest.mark.filterwarnings("ignore:.* answers cut at the reward model's")
-
-
 @pytest.mark.parametrize(
     ("name", "pairs", "environment"),
     [

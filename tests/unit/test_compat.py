@@ -243,7 +243,7 @@ def test_what_is_saved_says_the_same(opened, name, tmp_path):
 
 
 def test_code_is_run_on_demand_only(folders):
-    with pytest.raises(ValueError, match=r"(?s)custom code which must be executed .*trust_remote_code"):
+    with pytest.raises(ValueError, match=r"comes with its own Python code, .* say trust_remote_code=True"):
         load_policy(folders["picollm"], device="cpu")
 
 
