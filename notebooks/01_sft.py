@@ -412,7 +412,7 @@ def finished_share(examples):
     return sample.finished.float().mean().item(), tokenizer.decode(longest, skip_special_tokens=True)
 
 
-few = examples[N_VAL : N_VAL + 2000]
+few = examples[N_VAL : N_VAL + 1400]
 no_end = [e._replace(response_mask=without_end(e.tokens, e.response_mask, end_id)) for e in few]
 with_end, without = finished_share(few), finished_share(no_end)
 print(f"end token in the loss:     {with_end[0]:.0%} of answers end")
