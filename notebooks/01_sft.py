@@ -386,7 +386,7 @@ def without_end(tokens, mask, assistant_end):
 
 
 # %% [markdown]
-# **Predict before you run:** two short runs on the same 2,000 demonstrations, one with the end token in the loss and one without. What share of each
+# **Predict before you run:** two short runs on the same 1,400 demonstrations, one with the end token in the loss and one without. What share of each
 # model's answers will end within 56 tokens? What will the others look like?
 
 
