@@ -62,11 +62,11 @@ BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
 SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
-WEAK_STEPS, STRONG_STEPS = 50, 9
+WEAK_STEPS, STRONG_STEPS = 50, 12
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
-LAB_STEPS = 9
+LAB_STEPS = 12
 DEVICE = start(SEED)
 
 # %%

@@ -357,6 +357,14 @@ def test_an_interrupt_in_a_step_keeps_what_was_learned(screen, capsys):
     assert screen.shown[-1]["text/plain"] == readout(panel)
 
 
+@pytest.fixture
+def usual():
+    """Python's own handler of interrupts, also where these tests run in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(times: int, log: list):
     """A run of two steps that is interrupted in the middle of its first one."""
     for _ in range(times):
@@ -366,8 +374,8 @@ def interrupted(times: int, log: list):
     yield ppo(2)
 
 
-def test_the_first_interrupt_lets_the_step_end(screen, capsys):
-    panel, log, usual = TrainingPanel("ppo", {"KL": ("kl",)}), [], signal.getsignal(signal.SIGINT)
+def test_the_first_interrupt_lets_the_step_end(screen, capsys, usual):
+    panel, log = TrainingPanel("ppo", {"KL": ("kl",)}), []
     records = panel.follow(interrupted(1, log))
     assert [r.step for r in records] == [1] and log == ["a whole step"]
     waiting, stopped = capsys.readouterr().out.splitlines()
@@ -376,8 +384,8 @@ def test_the_first_interrupt_lets_the_step_end(screen, capsys):
     assert signal.getsignal(signal.SIGINT) is usual  # interrupts of other cells act at once
 
 
-def test_the_second_interrupt_stops_at_once(screen, capsys):
-    panel, log, usual = TrainingPanel("ppo", {"KL": ("kl",)}), [], signal.getsignal(signal.SIGINT)
+def test_the_second_interrupt_stops_at_once(screen, capsys, usual):
+    panel, log = TrainingPanel("ppo", {"KL": ("kl",)}), []
     assert panel.follow(interrupted(2, log)) == [] and log == []
     assert capsys.readouterr().out.endswith("stopped after step 0; going on with what was learned\n")
     assert signal.getsignal(signal.SIGINT) is usual
