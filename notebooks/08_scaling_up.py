@@ -149,12 +149,10 @@ prompts = sorted({prompt_key(prompt) for prompt in preferences["prompt"]})
 PARTS = ("train", "judge", "train", "judge", "test")
 part_of = {prompt: PARTS[i % 5] for i, prompt in enumerate(prompts)}
 row_parts = [part_of[prompt_key(prompt)] for prompt in preferences["prompt"]]
-rows = {
-    name: preferences.select([i for i, part in enumerate(row_parts) if part == name]) for name in dict.fromkeys(PARTS)
-}
+rows = {name: preferences.select([i for i, part in enumerate(row_parts) if part == name]) for name in PARTS}
 max_length = min(MAX_LENGTH, context_length(policy) or MAX_LENGTH)
 pairs = {name: encode_pairs(part, tokenizer, max_length=max_length) for name, part in rows.items()}
-print({name: f"{len(pairs[name]):,} pairs" for name in dict.fromkeys(PARTS)})
+print({name: f"{len(part):,} pairs" for name, part in pairs.items()})
 if len(pairs["train"]) < 4 * BATCH_SIZE:
     print(
         "fewer than four steps a stage: that shows how things work and trains nothing; have more pairs or a smaller BATCH_SIZE"
@@ -173,9 +171,7 @@ tokens = tokenizer.convert_ids_to_tokens(example.tokens)
 marked = [
     f"{token!r:<24} {'counts' if counts else '-'}" for token, counts in zip(tokens, example.response_mask, strict=True)
 ]
-first, last = (
-    places[0] for places in (np.flatnonzero(example.response_mask), np.flatnonzero(example.response_mask)[::-1])
-)
+first, last = np.flatnonzero(example.response_mask)[[0, -1]]
 print("\n".join([*marked[max(first - 3, 0) : first + 2], "...", *marked[last - 1 :]]))
 
 # %% [markdown]

@@ -202,7 +202,7 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check_source(path_or_id)
     if not trust_remote_code:
-        refuse_own_code(path_or_id)
+        _refuse_own_code(path_or_id)
     device = best_device() if device == "auto" else device
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = torch.float32  # half precision is emulated, and slow, on most CPUs
@@ -214,7 +214,7 @@ def _load(
     return model.to(device).eval(), tokenizer
 
 
-def refuse_own_code(path: str | Path) -> None:
+def _refuse_own_code(path: str | Path) -> None:
     """Raise ValueError for a folder whose model only its own Python code can open, as picoLLM exports it."""
     file = Path(path) / "config.json"
     config = json.loads(file.read_text("utf-8")) if file.exists() else {}

@@ -5,7 +5,6 @@ The reference is asked once, before training, for the log-prob of every answer; 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from picollm_lite.adapters import shared_copy
 from picollm_lite.chat import MAX_NEW_TOKENS, padding_id
 from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
@@ -91,7 +91,7 @@ def train(
         raise ValueError("dpo: no pairs to train on")
     pad = padding_id(tokenizer)
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref.eval()
+    ref = shared_copy(policy) if ref is None else ref.eval()
     ref_logp = spread(lambda rows: reference_logprobs(ref, rows, pad), pairs)  # (N, 2)
     batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]

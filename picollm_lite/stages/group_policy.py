@@ -7,7 +7,6 @@ k3 of every token to the loss. Left out: GRPO's reference that moves, and reward
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from picollm_lite.adapters import shared_copy
 from picollm_lite.kernels.advantages import group_normalise, leave_one_out
 from picollm_lite.kernels.group_losses import dr_grpo_loss, grpo_loss, reinforce_loss
 from picollm_lite.scoring import Sequences
@@ -147,7 +147,7 @@ def _train(
 ) -> Iterator[GroupStep]:
     given = locals() | vars(config)
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref.eval()
+    ref = shared_copy(policy) if ref is None else ref.eval()
     optimizer, rng = adam(policy, config.learning_rate), random.Random(config.seed)
     run = Run(resume, GroupStep, given, policy=policy, optimizer=optimizer, rng=rng)
     yield from run.records

@@ -5,7 +5,6 @@ Where `dpo.py` learns from pairs that another policy wrote long ago, here the pa
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from picollm_lite.adapters import shared_copy
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss
 from picollm_lite.scoring import Sequences
 from picollm_lite.stages.dpo import PairLogprobs, pair_loss
@@ -79,9 +79,9 @@ def train(
     given = dict(locals())
     config = OnlineDPOConfig(**settings)
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref.eval()
+    ref = shared_copy(policy) if ref is None else ref.eval()
     optimizer, move_every = adam(policy, config.learning_rate), config.move_ref_every
-    moving = {} if move_every is None else {"moving_ref": deepcopy(policy)}  # the loss's, once it has moved
+    moving = {} if move_every is None else {"moving_ref": shared_copy(policy)}  # the loss's, once it has moved
     run = Run(resume, OnlineDPOStep, given | vars(config), policy=policy, optimizer=optimizer, **moving)
     yield from run.records
     for turn in turns("online dpo", policy, ref, reward_fn, prompts, tokenizer, gold_fn, config, done=run.done):

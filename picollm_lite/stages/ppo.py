@@ -10,7 +10,6 @@ zeros: begun as the reward model, which was never asked about half an answer, it
 import math
 import random
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from picollm_lite.adapters import shared_copy
 from picollm_lite.chat import MAX_NEW_TOKENS
 from picollm_lite.kernels.advantages import gae, shape_rewards, whiten
 from picollm_lite.kernels.losses import ppo_policy_loss, ppo_value_loss
@@ -129,7 +129,7 @@ def train(
     given = dict(locals())
     config = PPOConfig(**settings)
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref.eval()
+    ref = shared_copy(policy) if ref is None else ref.eval()
     critic = ValueModel.from_policy(policy) if critic is None else critic
     critic.eval()
     optimizer = adam(policy, config.learning_rate)

@@ -6,7 +6,6 @@ does by itself is seen from the control `keep_random`: the same rollouts, the sa
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from picollm_lite.adapters import shared_copy
 from picollm_lite.kernels.losses import sft_loss
 from picollm_lite.stages.online import OnlineConfig, turns
 from picollm_lite.stages.optimization import adam, averaged, minibatches, minimize, set_rate
@@ -83,7 +83,7 @@ def train(
     given = dict(locals())
     config = RejectionConfig(**settings)
     policy.eval()
-    ref = deepcopy(policy) if ref is None else ref.eval()
+    ref = shared_copy(policy) if ref is None else ref.eval()
     optimizer = adam(policy, config.learning_rate)
     # Two sources: the control and what it is compared with take their minibatches in the same order.
     order, choice = random.Random(config.seed), random.Random(config.seed)

@@ -169,9 +169,19 @@ def test_a_loop_gives_what_it_gives_with_a_copy_of_the_base(loop, run, taught):
         assert records[0].kl == pytest.approx(0.0, abs=1e-4)
 
 
-def test_the_default_reference_is_the_policy_as_it_comes(run, moved):
+@pytest.mark.parametrize("loop", ["dpo", *LOOPS])
+def test_the_default_reference_is_the_policy_as_it_comes(loop, run, moved):
     policy, other = moved(), moved()
-    assert repr(run("dpo", policy)) == repr(run("dpo", other, ref=deepcopy(other)))
+    assert repr(run(loop, policy)) == repr(run(loop, other, ref=deepcopy(other)))
+
+
+def test_the_default_reference_has_no_second_copy_of_what_is_frozen(run, moved, monkeypatch):
+    asked, original = [], dpo.reference_logprobs
+    monkeypatch.setattr(dpo, "reference_logprobs", lambda ref, *rest: asked.append(ref) or original(ref, *rest))
+    run("dpo", policy := moved())
+    held = {weight.data_ptr(): weight.requires_grad for weight in policy.parameters()}
+    shared = [held[weight.data_ptr()] for weight in asked[0].parameters() if weight.data_ptr() in held]
+    assert len(shared) == sum(not trains for trains in held.values()) and not any(shared)
 
 
 def test_sft_trains_the_adapters_alone(taught, examples, tokenizer):
