@@ -8,7 +8,8 @@ BIN := .venv/bin
 READY := .venv/.installed
 COLAB := .venv-colab/.installed
 PYTEST := $(BIN)/python -m pytest
-TWO := -n 2 --dist loadfile# a file of tests to each of two processes with one thread
+# One thread to each of two processes; tests/browser, which take longest, come first.
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ course: $(READY) ## execute every notebook in order; executed copies, HTML pages
 
 test: check chromium $(COLAB) ## everything that CI runs: check, the other tests, then every notebook cell by cell
 	$(PYTEST) $(TWO) tests --ignore=tests/unit
-	$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/
+	$(PYTEST) -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks/
 
 lab: $(READY) ## JupyterLab on the notebooks
 	cd notebooks && ../$(BIN)/python -m jupyterlab

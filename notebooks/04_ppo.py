@@ -62,11 +62,11 @@ BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
 SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
-WEAK_STEPS, STRONG_STEPS = 50, 12
+WEAK_STEPS, STRONG_STEPS = 40, 9
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
-LAB_STEPS = 12
+LAB_STEPS = 9
 DEVICE = start(SEED)
 
 # %%
@@ -587,7 +587,7 @@ print("log-probs written down while sampling at 1.3 equal those of a second pass
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Find the bug: answers that run on
 #
-# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a dozen steps far fewer answers *end*. What is missing?
+# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a few steps far fewer answers *end*. What is missing?
 
 
 # %%

@@ -32,6 +32,8 @@ def difference(stored, ran):
 
 def pytest_configure(config):
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # two notebooks at a time share two cores
+        os.environ.update(OMP_NUM_THREADS="1", PICOLLM_THREADS="1")
     config.nbval_scratch = tempfile.TemporaryDirectory()
 
 

@@ -113,7 +113,7 @@ def encode_pairs(preferences: Dataset, tokenizer: PreTrainedTokenizerBase, *, ma
     if dropped:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         warnings.warn(
-            f"dropped {dropped.total()} of {dropped.total() + len(pairs)} pairs, cut at {max_length} tokens: {counts}",
+            f"dropped {dropped.total()} of {dropped.total() + len(pairs)} pairs, read up to max_length={max_length} tokens: {counts}",
             stacklevel=2,
         )
     if not pairs:

@@ -10,10 +10,19 @@ import pytest
 from hypothesis import settings
 
 THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", OMP_NUM_THREADS=THREADS, MPLBACKEND="Agg")
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="Agg")
+os.environ.update(OMP_NUM_THREADS=THREADS, PICOLLM_THREADS=THREADS)  # the second for notebooks, which set their own
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the files of tests, and those tests that have a group of their own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 @pytest.fixture(scope="session")

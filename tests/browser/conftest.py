@@ -33,7 +33,7 @@ def start_lab(tmp_path_factory):
         home = tmp_path_factory.mktemp("jupyter")
         env = {
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
+            **dict.fromkeys(["OMP_NUM_THREADS", "PICOLLM_THREADS"], "1"),  # the browser wants the other core
             "PICOLLM_QUICK": os.environ.get("PICOLLM_QUICK", "4"),
             "PICOLLM_SOLVE": "1",
         }

@@ -54,7 +54,11 @@ def notebook(lab, browser, request):
 
 @pytest.mark.parametrize(
     ("notebook", "check"),
-    [pytest.param(name, check, id=f"{name}-{check.__name__}") for name, used in USED.items() for check in used],
+    [
+        pytest.param(name, check, id=f"{name}-{check.__name__}", marks=pytest.mark.xdist_group(name))
+        for name, used in USED.items()
+        for check in used
+    ],
     indirect=["notebook"],
 )
 def test_widget(notebook, check):

@@ -400,7 +400,7 @@ def test_pairs_that_teach_nothing_are_dropped_with_a_count(tokenizer, encode):
     with pytest.warns(UserWarning) as told:
         pairs = encode_pairs(preferences_of(*rows), tokenizer, max_length=12)
     assert [str(warning.message) for warning in told] == [
-        "dropped 3 of 5 pairs, cut at 12 tokens: 3 the same on both sides"
+        "dropped 3 of 5 pairs, read up to max_length=12 tokens: 3 the same on both sides"
     ]
     assert told[0].filename == __file__  # the caller's line, not one of the package
     assert pairs == [Pair(encode(q, chosen), encode(q, rejected)) for q, chosen, rejected in (rows[0], rows[4])]
@@ -411,7 +411,7 @@ def test_a_side_without_a_response_after_the_cut_is_dropped(tokenizer):
     turn = [message("user", "Be brief. Be brief. Be brief."), BETTER]
     row = {"prompt": [USER], "chosen": [WORSE], "rejected": turn}
     rows = Dataset.from_list([row, {**row, "chosen": turn, "rejected": [WORSE]}, PREFERENCE])
-    with pytest.warns(UserWarning, match="^dropped 2 of 3 pairs, cut at 14 tokens: 2 without a response on one side$"):
+    with pytest.warns(UserWarning, match="^dropped 2 of 3 pairs, read up to max_length=14 tokens: 2 without a response on one side$"):
         pairs = encode_pairs(rows, tokenizer, max_length=14)
     assert len(pairs) == 1
     assert len(encode_pairs(rows, tokenizer, max_length=40)) == 3
