@@ -10,13 +10,14 @@ import transformers
 from picollm_lite.models import best_device
 
 # Results on a CPU depend on the number of threads in the last digits; two is what every laptop has.
-CPU_THREADS = int(os.environ.get("PICOLLM_THREADS") or 2)
+CPU_THREADS = 2
 
 
 def start(seed: int) -> str:
-    """Seed torch, fix the number of threads, say what this machine is, and return the device to use."""
+    """Seed torch, fix the number of threads (PICOLLM_THREADS: another), say what this machine is, return the device."""
     torch.manual_seed(seed)
-    torch.set_num_threads(min(CPU_THREADS, os.cpu_count() or 1))
+    threads = int(os.environ.get("PICOLLM_THREADS") or CPU_THREADS)
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     device = best_device()

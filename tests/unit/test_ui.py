@@ -284,11 +284,14 @@ def torch_as_it_was():
     datasets.enable_progress_bars()
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(8, 2), (2, 2), (1, 1), (None, 1)])
+@pytest.mark.parametrize(
+    ("cores", "chosen", "threads"), [(8, "", 2), (2, "", 2), (1, "", 1), (None, "", 1), (8, "1", 1), (2, "3", 2)]
+)
 def test_start_fixes_seed_and_threads_and_says_what_the_machine_is(
-    torch_as_it_was, monkeypatch, capsys, cores, threads
+    torch_as_it_was, monkeypatch, capsys, cores, chosen, threads
 ):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("PICOLLM_THREADS", chosen)
     monkeypatch.setattr(setup, "best_device", lambda: "mps")
     assert setup.start(7) == "mps"
     assert capsys.readouterr().out == (
