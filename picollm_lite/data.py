@@ -111,9 +111,9 @@ def encode_pairs(preferences: Dataset, tokenizer: PreTrainedTokenizerBase, *, ma
         else:
             pairs.append(Pair(chosen, rejected))
     if dropped:
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        total, counts = dropped.total(), ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         warnings.warn(
-            f"dropped {dropped.total()} of {dropped.total() + len(pairs)} pairs, read up to max_length={max_length} tokens: {counts}",
+            f"dropped {total} of {total + len(pairs)} pairs, read up to max_length={max_length} tokens: {counts}",
             stacklevel=2,
         )
     if not pairs:

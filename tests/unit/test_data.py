@@ -411,7 +411,9 @@ def test_a_side_without_a_response_after_the_cut_is_dropped(tokenizer):
     turn = [message("user", "Be brief. Be brief. Be brief."), BETTER]
     row = {"prompt": [USER], "chosen": [WORSE], "rejected": turn}
     rows = Dataset.from_list([row, {**row, "chosen": turn, "rejected": [WORSE]}, PREFERENCE])
-    with pytest.warns(UserWarning, match="^dropped 2 of 3 pairs, read up to max_length=14 tokens: 2 without a response on one side$"):
+    with pytest.warns(
+        UserWarning, match="^dropped 2 of 3 pairs, read up to max_length=14 tokens: 2 without a response on one side$"
+    ):
         pairs = encode_pairs(rows, tokenizer, max_length=14)
     assert len(pairs) == 1
     assert len(encode_pairs(rows, tokenizer, max_length=40)) == 3
