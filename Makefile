@@ -9,7 +9,7 @@ READY := .venv/.installed
 COLAB := .venv-colab/.installed
 PYTEST := $(BIN)/python -m pytest
 # One thread to each of two processes; tests/browser, which take longest, come first.
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadscope --no-loadscope-reorder
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
 .DEFAULT_GOAL := help

@@ -20,18 +20,6 @@ def stored_pictures(notebook):
     assert notebook.stored_pictures == sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-USED = {
-    "00_start_here": [stored_pictures, checks.playground],
-    "02_preference_data": [stored_pictures, checks.labelling],
-    "03_reward_model": [stored_pictures, checks.panels_move, checks.reward_explorer],
-    "04_ppo": [stored_pictures, checks.panels_move, checks.token_lens, checks.sliders],
-    "05_dpo": [stored_pictures, checks.panels_move, checks.sliders],
-    "06_online_loops": [stored_pictures, checks.panels_move, checks.sliders],
-    "07_evaluation": [stored_pictures, checks.sliders],
-    "08_scaling_up": [stored_pictures, checks.panels_move],
-}
-
-
 @pytest.fixture(scope="module")
 def lab(start_lab, tmp_path_factory):
     """JupyterLab on a copy: it rewrites the .py of a pair when it saves."""
@@ -41,7 +29,7 @@ def lab(start_lab, tmp_path_factory):
         yield lab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def notebook(lab, browser, request):
     with open_page(browser) as page:
         notebook = Notebook(page, lab, f"notebooks/{request.param}.ipynb")
@@ -52,14 +40,23 @@ def notebook(lab, browser, request):
     lab.end_kernels()
 
 
-@pytest.mark.parametrize(
-    ("notebook", "check"),
-    [
-        pytest.param(name, check, id=f"{name}-{check.__name__}", marks=pytest.mark.xdist_group(name))
-        for name, used in USED.items()
-        for check in used
-    ],
-    indirect=["notebook"],
-)
-def test_widget(notebook, check):
-    check(notebook)
+def class_of(name, *used):
+    """A class of its own for each notebook, as classes are what two processes share (`--dist loadscope`)."""
+
+    @pytest.mark.parametrize("notebook", [name], indirect=True)
+    class Tests:
+        @pytest.mark.parametrize("check", [stored_pictures, *used], ids=lambda check: check.__name__)
+        def test_widget(self, notebook, check):
+            check(notebook)
+
+    return Tests
+
+
+TestStartHere = class_of("00_start_here", checks.playground)
+TestPreferenceData = class_of("02_preference_data", checks.labelling)
+TestRewardModel = class_of("03_reward_model", checks.panels_move, checks.reward_explorer)
+TestPPO = class_of("04_ppo", checks.panels_move, checks.token_lens, checks.sliders)
+TestDPO = class_of("05_dpo", checks.panels_move, checks.sliders)
+TestOnlineLoops = class_of("06_online_loops", checks.panels_move, checks.sliders)
+TestEvaluation = class_of("07_evaluation", checks.sliders)
+TestScalingUp = class_of("08_scaling_up", checks.panels_move)
