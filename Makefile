@@ -54,8 +54,8 @@ slides: $(READY) ## one reveal.js deck a notebook, from the stored outputs, to o
 publish: $(READY) ## for instructors: badges, and a first cell for Colab, in the notebooks and the README; needs REPO=owner/name
 	@$(BIN)/python -m picollm_lite.publish "$(REPO)"
 
-screenshots: chromium ## for authors: pictures of the widgets in the notebooks, to notebooks/images/
-	PICOLLM_QUICK=40 PICOLLM_SCREENSHOTS=notebooks/images $(PYTEST) tests/browser/test_notebooks.py
+screenshots: chromium ## for authors: pictures of the widgets in the notebooks, to outputs/screenshots/
+	PICOLLM_QUICK=40 PICOLLM_SCREENSHOTS=outputs/screenshots $(PYTEST) tests/browser/test_notebooks.py
 
 # The browser tests are skipped where this finds and installs none.
 chromium: $(READY)
