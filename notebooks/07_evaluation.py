@@ -646,7 +646,7 @@ card = report_card(
     reward=checkpoint("reward"),
     suite=suite,
     data=[describe_demos(DEMOS), describe_preferences(PREFERENCES)],
-    answers=2,  # to each prompt, half of what the tables above had: every model answers anew
+    answers=ANSWERS // 2,  # every model answers anew
     seed=SEED,
     device=DEVICE,
 )

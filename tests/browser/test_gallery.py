@@ -14,7 +14,7 @@ import os, time
 from pathlib import Path
 from typing import NamedTuple
 
-import torch, transformers
+import transformers
 
 from picollm_lite.evaluation.frontier import Point
 from picollm_lite.models import RewardModel, load_policy
@@ -28,7 +28,6 @@ from picollm_lite.ui.explorers.token_lens import token_lens
 from picollm_lite.ui.labelling import label_pairs
 from picollm_lite.ui.panel import TrainingPanel
 
-torch.set_num_threads(1)  # the tests share two cores with a browser
 transformers.utils.logging.disable_progress_bar()
 HOSTILE = "<img src=x onerror=alert(1)>"
 QUESTION = "What is a KV cache?"
