@@ -237,7 +237,7 @@ family = {
     "ORPO": losses.orpo_loss,
     "KTO": partial(losses.kto_loss, beta=BETA),
 }
-pd.DataFrame({name: dpo.pair_loss(loss, logp).losses for name, loss in family.items()}).T.astype(float).round(3)
+pd.DataFrame({name: dpo.pair_loss(loss, logp).losses.tolist() for name, loss in family.items()}).T.round(3)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train

@@ -128,11 +128,9 @@ def respond(
         sample = greedy_rollout(model, prompts, **sizes)
     else:
         sample = rollout(model, prompts, temperature=temperature, seed=seed, first_row=first_row, **sizes)
-    tokens = sample.tokens[:, -sample.response_mask.shape[1] :]
-    texts = [
-        tokenizer.decode(row[mask], skip_special_tokens=True)
-        for row, mask in zip(tokens, sample.response_mask, strict=True)
-    ]
+    mask = sample.response_mask.cpu()
+    tokens = sample.tokens[:, -mask.shape[1] :].cpu()
+    texts = [tokenizer.decode(row[kept], skip_special_tokens=True) for row, kept in zip(tokens, mask, strict=True)]
     return Responses(sample, texts)
 
 

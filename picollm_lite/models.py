@@ -37,7 +37,16 @@ from picollm_lite.files import replaced_folder
 from picollm_lite.kernels.rollout import context_length
 from picollm_lite.paths import check_hub
 from picollm_lite.processes import by_main, launched
-from picollm_lite.scoring import Sequences, in_order, length_groups, on_grid, recomputes, run_group, trunk_states
+from picollm_lite.scoring import (
+    Sequences,
+    group_limit,
+    in_order,
+    length_groups,
+    on_grid,
+    recomputes,
+    run_group,
+    trunk_states,
+)
 
 _ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -130,7 +139,7 @@ class RewardModel(nn.Module):
             inputs = (part.to(self.model.device) for part in (tokens, lengths[rows], last))
             return self.model.score(trunk_states(trunk, *inputs)).squeeze(-1).float()  # (b,)
 
-        for rows, length in length_groups(lengths):
+        for rows, length in length_groups(lengths, group_limit(self)):
             scores.append(run_group(compute, rows, length, recompute=recomputes(self)))
             order.append(rows)
         return in_order(scores, order) - self.score_mean
@@ -190,7 +199,8 @@ class ValueModel(nn.Module):
             tokens, mask = sequences.tokens[rows, : length - 1], sequences.mask[rows, : length - 1]
             return self.head(trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask)).squeeze(-1)  # (n,)
 
-        return on_grid(sequences.mask, sequences.lengths, value, recompute=recomputes(self))
+        settings = {"limit": group_limit(self), "recompute": recomputes(self)}
+        return on_grid(sequences.mask, sequences.lengths, value, **settings)
 
 
 def _load(
@@ -266,7 +276,7 @@ def mixed_precision(model: nn.Module, *, bf16: bool | None = None) -> torch.auto
 
     Put a loop inside: `with mixed_precision(policy): ...`. The default is bf16 where the GPU computes in it, which
     before Ampere, such as on a T4, none does; never on a CPU. Log-probs are then good to some .01 nats a token, so that
-    a first PPO ratio is not quite 1.
+    a first PPO ratio is not quite 1: `rollout` samples from a Llama-shaped model in fp32 all the same.
     """
     device = next(model.parameters()).device.type
     if bf16 is None:

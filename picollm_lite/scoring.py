@@ -23,6 +23,7 @@ from picollm_lite.kernels.packed_llama import can_pack, packed_states
 from picollm_lite.kernels.rollout import Rollout
 
 GROUP_TOKENS = 2048  # tokens in a group: enough to fill the matrix products, few enough that rows are alike
+ON_GPU = 8  # times as many there: a step of a small model waits for kernels to be launched, not for sums
 MOST_LOGITS = 2**25  # held at once where a group's logits are held: 128 MiB in fp32
 # Here logits are lm_head(last hidden state) and nothing else, where others scale or cap them.
 PLAIN_HEADS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "MistralForCausalLM")
@@ -81,10 +82,10 @@ def in_order(parts: Sequence[Float[Tensor, " b"]], rows: Sequence[Int[Tensor, " 
     return joined[torch.cat(list(rows)).argsort().to(joined.device)]
 
 
-def length_groups(lengths: Int[Tensor, " B"], limit: int | None = None) -> Iterator[tuple[Tensor, int]]:
+def length_groups(lengths: Int[Tensor, " B"], limit: int) -> Iterator[tuple[Tensor, int]]:
     """Rows from short to long in groups of at most `limit` padded tokens, each with its longest length."""
-    limit = GROUP_TOKENS if limit is None else limit
-    order = lengths.cpu().argsort(stable=True)
+    lengths = lengths.cpu()
+    order = lengths.argsort(stable=True)
     start = 0
     while start < len(order):
         stop = start + 1
@@ -122,9 +123,15 @@ def _logprobs(policy: nn.Module, tokens: Tensor, mask: Tensor, lengths: Tensor, 
             return projected_logprobs(states, policy.lm_head, targets, temperature=temperature)
         return token_logprobs(wanted_logits(policy, *inputs)[None], targets[None], temperature=temperature)[0]
 
-    limit = GROUP_TOKENS if has_plain_head(policy) else logits_limit(policy)
+    limit = group_limit(policy) if has_plain_head(policy) else logits_limit(policy)
     # Logits of one small group at a time, where those of all groups would be kept for backward.
     return on_grid(mask, lengths, score, limit=limit, recompute=recomputes(policy) or limit < GROUP_TOKENS)
+
+
+def group_limit(model: nn.Module) -> int:
+    """Tokens in a group. With activation checkpointing a group bounds the memory, so that it stays small on a GPU."""
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return GROUP_TOKENS * (ON_GPU if on_gpu and not recomputes(model) else 1)
 
 
 def logits_limit(policy: nn.Module) -> int:
@@ -166,7 +173,7 @@ def on_grid(
     lengths: Int[Tensor, " B"],
     compute: Callable[[Tensor, int], Float[Tensor, "n ..."]],
     *,
-    limit: int | None = None,
+    limit: int,
     recompute: bool = False,
 ) -> Float[Tensor, "B L-1 ..."]:
     """What `compute(rows, length)` gives for the n masked tokens of each group, put in their places; 0 elsewhere."""

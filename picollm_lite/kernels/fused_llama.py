@@ -21,8 +21,6 @@ def is_plain(trunk: nn.Module) -> bool:
     """Whether a trunk is what our own forward passes compute: fp32 linear layers, SiLU, full attention, static RoPE."""
     if type(trunk).__name__ not in PLAIN_TRUNKS or trunk.config.hidden_act != "silu":
         return False
-    if torch.is_autocast_enabled(trunk.embed_tokens.weight.device.type):
-        return False  # products in half precision
     if type(trunk.embed_tokens) is not nn.Embedding:
         return False  # wrapped, as by an adapter
     if set(getattr(trunk.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
@@ -99,14 +97,13 @@ class FusedLlama:
 
     def step(self, token: Tensor) -> Tensor:
         """Logits after one more token in each row: (b, V)."""
-        b, t = len(token), self.used
-        self.used += 1
-        self.position = self.position + 1  # (b,)
+        b = len(token)
+        self._advance()
         turns = self.turns[self.position]  # (b, 1, G + 2, D / 2)
         x = self.embedding[token]  # (b, d)
         for layer in self.layers:
             heads = self._qkv(layer, x, turns)  # (b, K, G + 2, D)
-            layer.cache[:, :, :, t] = heads[:, :, self.G :]
+            self._append(layer.cache, heads[:, :, self.G :])
             cache = layer.cache.view(b * self.K, 2, self.room, self.D)[:, :, : self.used]
             # The queries that share a key head are the rows of one small matrix product.
             query = heads.view(b * self.K, self.G + 2, self.D)[:, : self.G]
@@ -125,6 +122,14 @@ class FusedLlama:
             layer.cache[:, :, :, : self.used] = old[rows]
         self.position = self.position[rows]
         self.bias = None if self.bias is None else self.bias[rows]
+
+    def _advance(self) -> None:
+        self.used += 1
+        self.position = self.position + 1  # (b,)
+
+    def _append(self, cache: Tensor, pair: Tensor) -> None:
+        """Write the newest token's key and value, (b, K, 2, D)."""
+        cache[:, :, :, self.used - 1] = pair
 
     def _turns(self, rotary: nn.Module) -> Tensor:
         """RoPE's rotation at each position as complex numbers, 1 for the values, which are not turned."""

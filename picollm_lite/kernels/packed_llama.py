@@ -36,7 +36,7 @@ def packed_states(
         out = _attend(layer, x, turns, real, B, L)  # (B L, H D)
         if layer is trunk.layers[-1]:  # nothing reads the other positions any more
             x, real = x[wanted.flatten()[real]], wanted.flatten().nonzero().squeeze(1)  # (n, d), (n,)
-        x = torch.addmm(x, out[real], layer.self_attn.o_proj.weight.t())
+        x = _add_linear(x, out[real], layer.self_attn.o_proj.weight)
         x = _mlp(layer, x)
     return _norm(x, trunk.norm)
 
@@ -55,11 +55,13 @@ def _attend(layer: nn.Module, x: Tensor, turns: Tensor, real: Tensor, B: int, L:
     attention = layer.self_attn
     H, K, D = head_sizes(attention.config)
     weight, bias = _qkv(attention, D)
-    qkv = F.linear(_norm(x, layer.input_layernorm), weight, bias)  # (m, (H + 2 K) D)
+    qkv = F.linear(_norm(x, layer.input_layernorm), weight, bias).float()  # (m, (H + 2 K) D)
     qkv = torch.view_as_real(torch.view_as_complex(qkv.unflatten(1, (-1, D // 2, 2))) * turns).flatten(1)
     grid = qkv.new_zeros(B * L, qkv.shape[1]).index_copy(0, real, qkv).view(B, L, H + 2 * K, D)
     q, k, v = grid.transpose(1, 2).split([H, K, K], dim=1)  # (B, heads, L, D) each
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=K < H)
+    if grid.is_cuda and K < H:  # where fp32 has a fused kernel for as many key heads as query heads only
+        k, v = (part.repeat_interleave(H // K, dim=1) for part in (k, v))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] < H)
     return out.transpose(1, 2).reshape(B * L, H * D)
 
 
@@ -75,7 +77,14 @@ def _qkv(attention: nn.Module, D: int) -> tuple[Tensor, Tensor | None]:
 def _mlp(layer: nn.Module, x: Tensor) -> Tensor:
     h, mlp = _norm(x, layer.post_attention_layernorm), layer.mlp
     h = F.silu(F.linear(h, mlp.gate_proj.weight)) * F.linear(h, mlp.up_proj.weight)
-    return torch.addmm(x, h, mlp.down_proj.weight.t())
+    return _add_linear(x, h, mlp.down_proj.weight)
+
+
+def _add_linear(x: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """x + h W^T; under autocast the product alone is rounded, where addmm would round x too."""
+    if torch.is_autocast_enabled(x.device.type):
+        return x + F.linear(h, weight)
+    return torch.addmm(x, h, weight.t())
 
 
 def _norm(x: Tensor, norm: nn.Module) -> Tensor:

@@ -1,9 +1,10 @@
 """Sampling answers with their log-probs: the hot loop of PPO, of best-of-n and of every online method.
 
-Three engines share one loop. `FusedLlama` is our own decoder for Llama-shaped models, `Cached` runs any causal
-transformers model with its KV cache, `Recompute` runs a model without one. Against `generate`: weights are fused once
-a call, the cache is allocated once and written in place, rows that have finished are taken out of the batch, and one
-uniform number a row and step picks the token (inverse CDF), so that a row's sample depends on the seed alone.
+`FusedLlama` is our own decoder for Llama-shaped models, `Cached` runs any causal transformers model with its KV cache,
+`Recompute` runs a model without one; they share one loop. Against `generate`: weights are fused once a call, the cache
+is allocated once and written in place, rows that have finished are taken out of the batch, and one uniform number a row
+and step picks the token (inverse CDF), so that a row's sample depends on the seed alone. On a GPU `StaticLlama` keeps
+all rows instead, and a step, the draw included, is one CUDA graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +16,14 @@ from torch import Tensor, nn
 
 from picollm_lite.kernels.engines import Cached, Recompute
 from picollm_lite.kernels.fused_llama import FusedLlama, can_fuse
+from picollm_lite.kernels.static_llama import StaticLlama, repeatable
 
 COMPACT_BELOW = 0.85  # gather the cache anew once this share of its rows, or fewer, are still running
+CHECK_EVERY = 8  # steps between two looks at a GPU for rows still running: each look waits for it
 BLOCK = 64  # vocabulary entries summed at once when a token is drawn
+
+# (logits (b, V), the rows they belong to (b,), the step) -> one token a row and its log-prob.
+Choice = Callable[[Tensor, Tensor, int | Tensor], tuple[Tensor, Tensor]]
 
 
 class Rollout(NamedTuple):
@@ -55,13 +61,14 @@ def rollout(
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}; use greedy_rollout for the likeliest token")
-    generator = torch.Generator()
+    generator = torch.Generator()  # on the CPU, so that a seed means the same on any device
     generator.manual_seed(seed) if seed is not None else generator.seed()
     size = (first_row + len(prompts), max_new_tokens)
     uniforms = torch.rand(size, generator=generator, dtype=torch.float32)[first_row:]  # (B, T)
+    uniforms = uniforms.to(next(model.parameters()).device)
 
-    def choose(logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        return _draw(logits if temperature == 1.0 else logits / temperature, uniforms[rows.cpu(), t].to(logits.device))
+    def choose(logits: Tensor, rows: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        return _draw(logits if temperature == 1.0 else logits / temperature, uniforms[rows, t])
 
     return _decode(model, prompts, max_new_tokens, eos_token_id, pad_token_id, choose)
 
@@ -76,7 +83,7 @@ def greedy_rollout(
 ) -> Rollout:
     """The likeliest token at every step; `logp` is its log-prob at temperature 1. Raises as `rollout` does."""
 
-    def choose(logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    def choose(logits: Tensor, rows: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
         top, token = logits.max(-1)  # (b,)
         return token, top - logits.logsumexp(-1)
 
@@ -90,7 +97,7 @@ def _decode(
     max_new_tokens: int,
     eos_token_id: int | Sequence[int],
     pad_token_id: int,
-    choose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    choose: Choice,
 ) -> Rollout:
     _check_prompts(model, prompts, max_new_tokens)
     device = next(model.parameters()).device
@@ -100,39 +107,77 @@ def _decode(
     logp = torch.zeros(len(prompts), max_new_tokens, device=device)  # (B, T)
     was_training = model.training
     model.eval()  # dropout would make the sampled log-probs differ from the scored ones
+    # Our own decoder stays in fp32 under autocast: exact, and no slower, as a step waits for memory and launches.
+    half = torch.is_autocast_enabled(device.type) and not can_fuse(model)
     try:
-        # A prompt that comes several times, as in best-of-n, is read once.
-        first, rows = _distinct(prompts, device)
-        engine = _engine(model, prompt[first], prompt_mask[first], max_new_tokens)
-        logits = engine.prefill()  # (b, V)
-        if len(first) < len(rows):
-            engine.keep(rows)
-            logits = logits[rows]  # (B, V)
-        rows = torch.arange(len(prompts), device=device)  # the rows that the engine holds
-        running = torch.ones_like(rows, dtype=torch.bool)  # (b,)
-        for t in range(max_new_tokens):
-            token, token_logp = choose(logits.float(), rows, t)  # (b,) each
-            response[rows, t], logp[rows, t] = token, token_logp  # rows that have ended are cleared in _collect
-            running &= ~torch.isin(token, eos)
-            n_running = int(running.sum())
-            if n_running == 0 or t == max_new_tokens - 1:
-                break
-            if n_running <= COMPACT_BELOW * len(rows):
-                left = running.nonzero().squeeze(1)
-                engine.keep(left)
-                rows, token, running = rows[left], token[left], running[left]
-            logits = engine.step(token)  # (b, V)
+        with torch.autocast(device.type, enabled=half):
+            # A prompt that comes several times, as in best-of-n, is read once.
+            first, rows = _distinct(prompts, device)
+            engine = _engine(model, prompt[first], prompt_mask[first], max_new_tokens)
+            logits = engine.prefill()  # (b, V)
+            if len(first) < len(rows):
+                engine.keep(rows)
+                logits = logits[rows]  # (B, V)
+            answer = _answer_static if isinstance(engine, StaticLlama) else _answer
+            answer(engine, logits, choose, eos, response, logp)
     finally:
         model.train(was_training)
-    return _collect(prompt, prompt_mask, response[:, : t + 1], logp[:, : t + 1], eos, pad_token_id)
+    return _collect(prompt, prompt_mask, response, logp, eos, pad_token_id)
+
+
+def _answer(engine, logits: Tensor, choose: Choice, eos: Tensor, response: Tensor, logp: Tensor) -> None:
+    """Fill response and logp, (B, T) each, until every row has ended; what comes after an end is noise."""
+    rows = torch.arange(len(response), device=eos.device)  # the rows that the engine holds
+    running = torch.ones_like(rows, dtype=torch.bool)  # (b,)
+    for t in range(response.shape[1]):
+        token, token_logp = choose(logits.float(), rows, t)  # (b,) each
+        response[rows, t], logp[rows, t] = token, token_logp
+        running &= ~_is_in(token, eos)
+        n_running = int(running.sum())
+        if n_running == 0 or t == response.shape[1] - 1:
+            break
+        if n_running <= COMPACT_BELOW * len(rows):
+            left = running.nonzero().squeeze(1)
+            engine.keep(left)
+            rows, token, running = rows[left], token[left], running[left]
+        logits = engine.step(token)  # (b, V)
+
+
+def _answer_static(engine, logits: Tensor, choose: Choice, eos: Tensor, response: Tensor, logp: Tensor) -> None:
+    """The same for a `StaticLlama`: a step changes the same tensors as the one before, so that it can be replayed."""
+    rows, t = torch.arange(len(response), device=eos.device), eos.new_zeros(1)
+    token, running = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)  # (B,) each
+
+    def take(logits: Tensor) -> None:
+        chosen, chosen_logp = choose(logits.float(), rows, t)  # (B,) each
+        response[rows, t], logp[rows, t] = chosen, chosen_logp
+        token.copy_(chosen)
+        running.logical_and_(~_is_in(chosen, eos))
+        t.add_(1)
+
+    take(logits)
+    if response.shape[1] == 1:
+        return
+    again = repeatable(lambda: take(engine.step(token)), eos.device)
+    for taken in range(2, response.shape[1]):
+        if taken % CHECK_EVERY == 0 and not running.any():
+            return
+        again()
+
+
+def _is_in(token: Tensor, few: Tensor) -> Tensor:
+    """torch.isin, which sorts when there is more than a handful, and then cannot be recorded."""
+    return (token[..., None] == few).any(-1)
 
 
 def _collect(
     prompt: Tensor, prompt_mask: Tensor, response: Tensor, logp: Tensor, eos: Tensor, pad_token_id: int
 ) -> Rollout:
-    """Cut each response after its first EOS."""
-    ends = torch.isin(response, eos).int()  # (B, T)
+    """Cut each response after its first EOS, and all of them after the longest."""
+    ends = _is_in(response, eos).int()  # (B, T)
     response_mask = ends.cumsum(1) - ends == 0  # (B, T): no EOS before this token
+    longest = int(response_mask.any(0).sum())
+    response, logp, ends, response_mask = (part[:, :longest] for part in (response, logp, ends, response_mask))
     if not torch.isfinite(logp).all():
         raise ValueError("the model gave non-finite logits while sampling: its weights hold NaN or infinity")
     return Rollout(
@@ -222,5 +267,6 @@ def _engine(model: nn.Module, prompt: Tensor, prompt_mask: Tensor, max_new_token
     if not getattr(model.config, "use_cache", False):
         return Recompute(model, prompt, prompt_mask)
     if can_fuse(model):
-        return FusedLlama(model, prompt, prompt_mask, max_new_tokens)
+        engine = StaticLlama if prompt.is_cuda else FusedLlama
+        return engine(model, prompt, prompt_mask, max_new_tokens)
     return Cached(model, prompt, prompt_mask)

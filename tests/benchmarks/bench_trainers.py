@@ -1,14 +1,14 @@
 """Training speed: our loops against TRL's trainers, interleaved, on the shipped SFT model or any other.
 
     python tests/benchmarks/bench_trainers.py [--parts dpo reward sft ppo] [--pairs FILE] [--rows 1280] [--rounds 7]
-    python tests/benchmarks/bench_trainers.py --device cuda [--model 135M]
+    python tests/benchmarks/bench_trainers.py --device cuda [--model 135M] [--bf16]
     pip install --no-deps --target DIR 'trl==1.10.*'   # the last TRL with PPO; then add: --trl110 DIR
 
 Both sides train from the same weights on the same rows in batches of 64, in fp32, on a CPU with 2 threads, one epoch,
 with as many optimizer steps. The clock starts when the rows are tokens; it includes our reference log-probs and the
 centering of our reward model. TRL does without activation checkpointing, logging and checkpoints, which only cost time
 here. Each part has a process of its own, in which the sides take turns; the one for PPO sees TRL 1.10 alone. A random
-Llama (`--model`) ends next to no answer in PPO. There are no figures from a GPU yet.
+Llama (`--model`) ends next to no answer in PPO. No figures from a GPU yet; those of CPUs are in speed.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from llamas import add_model_options, model_name, open_model
 from reporting import finish, machine, spread
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainingArguments
 
 from picollm_lite.chat import MAX_NEW_TOKENS, encode_prompt, user
 from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences, load_suite
@@ -51,6 +51,10 @@ QUIET = {
     "TQDM_DISABLE": "1",
     "PYTHONWARNINGS": "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # TRL 1.16 on transformers 5.23
 }
+# Before transformers 5.20 it has the second name.
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
 Run = Callable[[], object]
 
 
@@ -63,9 +67,10 @@ class Part(NamedTuple):
     peer: Callable[[], Run]
 
 
-def spend(records: Iterator) -> None:
-    for _ in records:
-        pass
+def spend(records: Iterator, args: argparse.Namespace) -> None:
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        for _ in records:
+            pass
 
 
 def trl_run(trainer) -> Run:
@@ -86,8 +91,8 @@ def trl_options(args: argparse.Namespace, folder: str) -> dict:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "use_cpu": args.device == "cpu",
-        "bf16": False,
-        "activation_checkpointing": False,
+        "bf16": args.bf16,
+        CHECKPOINTING: False,
         "dataloader_pin_memory": False,
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -105,7 +110,7 @@ def dpo_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         model = deepcopy(policy)
-        return lambda: spend(dpo.train(model, pairs, tokenizer=tokenizer, batch_size=BATCH, learning_rate=RATE))
+        return lambda: spend(dpo.train(model, pairs, tokenizer=tokenizer, batch_size=BATCH, learning_rate=RATE), args)
 
     def peer() -> Run:
         settings = DPOConfig(**trl_options(args, folder))
@@ -128,7 +133,7 @@ def reward_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         reward_model = RewardModel.from_policy(policy, tokenizer)
-        return lambda: spend(reward.train(reward_model, pairs, **settings))
+        return lambda: spend(reward.train(reward_model, pairs, **settings), args)
 
     def peer() -> Run:
         classifier = RewardModel.from_policy(policy, tokenizer).model
@@ -149,7 +154,7 @@ def sft_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         model = deepcopy(policy)
-        return lambda: spend(sft.train(model, demos, **settings))
+        return lambda: spend(sft.train(model, demos, **settings), args)
 
     def peer() -> Run:
         options = SFTConfig(**trl_options(args, folder), assistant_only_loss=True)
@@ -173,9 +178,8 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         model, critic = deepcopy(policy), ValueModel.from_reward_model(reward_model)
-        return lambda: spend(
-            ppo.train(model, reward_model.score, questions, tokenizer=tokenizer, critic=critic, **settings)
-        )
+        models = {"tokenizer": tokenizer, "critic": critic}
+        return lambda: spend(ppo.train(model, reward_model.score, questions, **models, **settings), args)
 
     def peer() -> Run:
         options = PPOConfig(
@@ -268,7 +272,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
         for side in sides
     )
     print(f"tokens through models for one of the {part.unit}, padding included: {passes}")
-    if args.device == "cpu" and not args.model:
+    if args.device == "cpu" and not args.model and not args.bf16:
         print(f"the gain: {GAINS[name]}", flush=True)
 
 
@@ -280,6 +284,7 @@ def main() -> None:
     parser.add_argument("--trl110", type=Path, help="folder with TRL 1.10, for ppo")
     parser.add_argument("--rows", type=int, default=1280, help="rows a run; a quarter as many episodes")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--bf16", action="store_true", help="products in bf16 on both sides, weights in fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()

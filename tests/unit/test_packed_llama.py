@@ -63,6 +63,20 @@ def test_states_and_gradients_are_those_of_transformers(trunk, grid):
         assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_under_autocast_no_more_is_rounded_than_by_transformers(trunk, grid):
+    """bf16 products in both: each is as far from fp32 as the other, and no residual is rounded on the way."""
+    tokens, _, wanted = grid
+    exact = packed_states(trunk, *grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert can_pack(trunk)
+        ours, theirs = packed_states(trunk, *grid), trunk(input_ids=tokens).last_hidden_state[wanted]
+    errors = [(states - exact).norm() / exact.norm() for states in (ours, theirs)]
+    assert ours.dtype == torch.float32
+    assert 1e-4 < errors[0] < 1.3 * errors[1]
+    ours.sum().backward()
+    assert {parameter.grad.dtype for parameter in trunk.parameters()} == {torch.float32}
+
+
 def test_what_stands_in_the_padding_does_not_matter(trunk, grid):
     tokens, lengths, wanted = grid
     other = tokens.where(torch.arange(9) < lengths[:, None], (tokens + 7) % 50)

@@ -9,6 +9,7 @@ from picollm_lite.kernels import rollout as module
 from picollm_lite.kernels.engines import Cached, Recompute
 from picollm_lite.kernels.fused_llama import FusedLlama, can_fuse
 from picollm_lite.kernels.rollout import _draw, greedy_rollout, rollout
+from picollm_lite.kernels.static_llama import StaticLlama
 
 PAD, EOS, V = 0, 1, 50
 PROMPTS = [[5, 9, 12, 3], [7], [8, 8, 21, 30, 31, 4, 2], [11, 40], [7], [33, 6, 5]]  # ragged, one of them twice
@@ -165,6 +166,45 @@ def test_fused_and_cached_engines_sample_the_same(monkeypatch):
     cached = rollout(model, PROMPTS, seed=5, **OPTIONS)
     assert torch.equal(fused.tokens, cached.tokens)
     torch.testing.assert_close(fused.logp, cached.logp, atol=1e-5, rtol=0)
+
+
+ENDS = list(range(1, V, 3))  # so many that rows end at every step
+ROOM = [
+    pytest.param(PROMPTS * 8, {"eos_token_id": ENDS}, id="rows end early"),
+    pytest.param(PROMPTS, {"max_new_tokens": 30}, id="some end late"),
+    pytest.param([[5, 9], [3, 8]], {}, id="no padding"),
+    pytest.param([[5, 9]] * 5, {}, id="one prompt"),
+    pytest.param(PROMPTS, {"max_new_tokens": 1}, id="one token"),
+    pytest.param(PROMPTS, {"eos_token_id": list(range(V))}, id="all end at once"),
+]
+
+
+@pytest.mark.parametrize(("prompts", "changes"), ROOM)
+@pytest.mark.parametrize("make", [llama, qwen2])
+def test_static_steps_sample_the_same(monkeypatch, make, prompts, changes):
+    """What a GPU replays, run without one."""
+    model, steps = make(), []
+    grown = rollout(model, prompts, seed=5, **OPTIONS | changes)
+    monkeypatch.setattr(module, "FusedLlama", StaticLlama)
+    step = StaticLlama.step
+    monkeypatch.setattr(StaticLlama, "step", lambda engine, token: steps.append(len(token)) or step(engine, token))
+    static = rollout(model, prompts, seed=5, **OPTIONS | changes)
+    for name in ("tokens", "attention_mask", "response_mask", "finished"):
+        assert torch.equal(getattr(static, name), getattr(grown, name)), name
+    torch.testing.assert_close(static.logp, grown.logp, atol=1e-5, rtol=0)
+    longest = grown.response_mask.shape[1]
+    assert set(steps) <= {len(prompts)}  # every row, at every step
+    assert longest - 1 <= len(steps) < longest + module.CHECK_EVERY
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_only_other_models_are_rounded_under_autocast(make):
+    exact = rollout(make(), PROMPTS, seed=5, **OPTIONS)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = rollout(make(), PROMPTS, seed=5, **OPTIONS)
+        assert torch.is_autocast_enabled("cpu")
+    same = inside.logp.shape == exact.logp.shape and torch.equal(inside.logp, exact.logp)
+    assert same == (make is llama)
 
 
 def test_layout_of_the_masks():

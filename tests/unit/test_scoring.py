@@ -92,23 +92,22 @@ def test_the_end_token_counts_even_if_it_is_the_padding_too(tiny_model, tokenize
     assert lengths[0] - lengths[1] == 1
 
 
-def test_groups_by_hand(monkeypatch):
+def test_groups_by_hand():
     """Sorted: rows 1, 3, 2, 0, 4 of 3, 3, 4, 5, 9. Three rows of 4 fill 12; 2 of 9 do not fit, and neither does 1."""
-    monkeypatch.setattr(scoring, "GROUP_TOKENS", 12)
-    groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([5, 3, 4, 3, 9]))]
+    groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([5, 3, 4, 3, 9]), 12)]
     assert groups == [([1, 3, 2], 4), ([0], 5), ([4], 9)]
-    groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([20, 13]))]
+    groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([20, 13]), 12)]
     assert groups == [([1], 13), ([0], 20)]  # too long for any group: alone
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
 @settings(max_examples=40)
 def test_groups_hold_every_row_once_and_keep_the_limit(lengths):
-    groups = list(length_groups(torch.tensor(lengths)))
+    groups = list(length_groups(torch.tensor(lengths), 2048))
     assert sorted(row for rows, _ in groups for row in rows.tolist()) == list(range(len(lengths)))
     for rows, length in groups:
         assert length == max(lengths[row] for row in rows.tolist())
-        assert len(rows) == 1 or len(rows) * length <= scoring.GROUP_TOKENS
+        assert len(rows) == 1 or len(rows) * length <= 2048
     longest = [length for _, length in groups]
     assert longest == sorted(longest)
 
