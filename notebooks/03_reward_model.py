@@ -65,7 +65,7 @@ SEED = 0
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 OFF_PROMPT_WEIGHT = 1.0
-N_SECOND = 2000  # pairs for each second opinion
+N_SECOND = 1500  # pairs for each second opinion
 CLEAR = 1.0  # answers whose gold differs by at least this much differ clearly
 DEVICE = start(SEED)
 
@@ -416,7 +416,7 @@ agreement_by_split(reward_model.score, asked, sft_answers, splits).round(2)
 #
 # ### Second opinions
 #
-# Two more reward models, each trained on 2,000 pairs that the other does not see. Where they disagree, the labels have not settled the matter, and neither is to be trusted. We call their standard deviation the **ensemble spread**; Coste et al. (2024) take its square, the variance, off the reward.
+# Two more reward models, each trained on 1,500 pairs that the other does not see. Where they disagree, the labels have not settled the matter, and neither is to be trusted. We call their standard deviation the **ensemble spread**; Coste et al. (2024) take its square, the variance, off the reward.
 # Every model has a zero of its own for each prompt, as only differences were ever trained. So we compare by how much an answer is better than the perfect one to the same question.
 #
 # **Predict before you run:** will second opinions warn us of a bias that most labels of both share?

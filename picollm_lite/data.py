@@ -101,7 +101,7 @@ def encode_pairs(preferences: Dataset, tokenizer: PreTrainedTokenizerBase, *, ma
         zip(preferences["prompt"], preferences["chosen"], preferences["rejected"], strict=True)
     ):
         try:
-            chosen, rejected = (_encode_side(tokenizer, prompt, side, max_length) for side in sides)
+            chosen, rejected = _encode_sides(tokenizer, prompt, sides, max_length)
         except ValueError as error:
             raise ValueError(f"pair {row}: {error}") from None
         if chosen.tokens == rejected.tokens:
@@ -164,14 +164,17 @@ def _suite_prompt(row: object, where: str) -> dict:
     return row
 
 
-def _encode_side(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[dict], side: Sequence[dict], max_length: int
-) -> Encoded:
+def _encode_sides(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[dict], sides: Sequence[Sequence[dict]], max_length: int
+) -> list[Encoded]:
     """Only what answers the prompt counts: earlier assistant turns belong to the prompt."""
-    tokens, mask = encode_conversation(tokenizer, [*prompt, *side])
     # A template may refuse to render a prompt without a question; then there is no earlier answer in it either.
     start = len(encode_prompt(tokenizer, prompt)) if any(turn["role"] == "user" for turn in prompt) else 0
-    return Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])])
+    encoded = []
+    for side in sides:
+        tokens, mask = encode_conversation(tokenizer, [*prompt, *side])
+        encoded.append(Encoded(tokens[:max_length], [m and t >= start for t, m in enumerate(mask[:max_length])]))
+    return encoded
 
 
 def prompt_key(prompt: Sequence[dict]) -> tuple[tuple[str, str], ...]:
