@@ -110,7 +110,7 @@ def _decode(
     # Our own decoder stays in fp32 under autocast: exact, and no slower, as a step waits for memory and launches.
     half = torch.is_autocast_enabled(device.type) and not can_fuse(model)
     try:
-        with torch.autocast(device.type, enabled=half):
+        with torch.autocast(device.type, enabled=half), torch.cuda.device_of(prompt):
             # A prompt that comes several times, as in best-of-n, is read once.
             first, rows = _distinct(prompts, device)
             engine = _engine(model, prompt[first], prompt_mask[first], max_new_tokens)

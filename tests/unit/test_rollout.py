@@ -182,8 +182,9 @@ ROOM = [
 @pytest.mark.parametrize(("prompts", "changes"), ROOM)
 @pytest.mark.parametrize("make", [llama, qwen2])
 def test_static_steps_sample_the_same(monkeypatch, make, prompts, changes):
-    """What a GPU replays, run without one."""
-    model, steps = make(), []
+    """What a GPU replays, run without one; and neither kind reads what it has not written."""
+    model, steps, empty = make(), [], FusedLlama._new_cache
+    monkeypatch.setattr(FusedLlama, "_new_cache", lambda *sizes: empty(*sizes).fill_(torch.nan))
     grown = rollout(model, prompts, seed=5, **OPTIONS | changes)
     monkeypatch.setattr(module, "FusedLlama", StaticLlama)
     step = StaticLlama.step

@@ -1,5 +1,7 @@
 """Response log-probs against one row and one token at a time; rollouts moved to the left edge by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
@@ -11,7 +13,14 @@ from picollm_lite import scoring
 from picollm_lite.chat import Encoded, encode_prompt, user
 from picollm_lite.kernels import logprobs
 from picollm_lite.kernels.rollout import Rollout, rollout
-from picollm_lite.scoring import left_align, length_groups, recomputes, response_logprobs, sequence_logprobs
+from picollm_lite.scoring import (
+    group_limit,
+    left_align,
+    length_groups,
+    recomputes,
+    response_logprobs,
+    sequence_logprobs,
+)
 
 GROUPS = pytest.mark.parametrize("group_tokens", [1, 40, 10**6])  # every row alone, a few together, all together
 PROMPTS = ["What is a token?", "Why?", "Be brief. What is a token?", "Why?", "Thanks."]
@@ -98,6 +107,16 @@ def test_groups_by_hand():
     assert groups == [([1, 3, 2], 4), ([0], 5), ([4], 9)]
     groups = [(rows.tolist(), length) for rows, length in length_groups(torch.tensor([20, 13]), 12)]
     assert groups == [([1], 13), ([0], 20)]  # too long for any group: alone
+
+
+@pytest.mark.parametrize(
+    ("device", "checkpointing", "tokens"), [("cpu", False, 2048), ("cuda", False, 16384), ("cuda", True, 2048)]
+)
+def test_groups_are_larger_on_a_gpu_unless_they_bound_the_memory(device, checkpointing, tokens):
+    weight = SimpleNamespace(device=torch.device(device))
+    model = SimpleNamespace(parameters=lambda: iter([weight]), modules=lambda: [model])
+    model.gradient_checkpointing = checkpointing
+    assert group_limit(model) == tokens
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
