@@ -468,7 +468,7 @@ lora_folder = save(lora_policy, tokenizer, OWN / "dpo_lora", dtype=KEEP_AS)  # w
 # %% tags=["nbval-check-output"]
 check(
     "the first loss is ln 2: with B = 0 policy and reference are one",
-    abs(lora_records[0].loss - np.log(2)) < (1e-4 if OURS else 0.05),
+    abs(lora_records[0].loss - np.log(2)) < (1e-4 if DEVICE == "cpu" else 0.05),  # a GPU may compute in bf16
 )
 check("less than a tenth of the parameters is trained", trained < 0.1 * n)
 

@@ -281,7 +281,8 @@ def mixed_precision(model: nn.Module, *, bf16: bool | None = None) -> torch.auto
     device = next(model.parameters()).device.type
     if bf16 is None:
         bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
+    # The cache keeps the weights in bf16 until the context ends: all steps would see those of the first.
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 def save(

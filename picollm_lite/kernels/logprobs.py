@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from picollm_lite.kernels.checks import require_positive, require_same_shape
 
-CHUNK_LOGITS = 2**23  # logits held at once where there are more: 32 MiB in fp32
+CHUNK_LOGITS = 2**23  # logits held at once where there are more: 32 MiB in fp32, and on a GPU
+GPU_CHUNK = 4  # times as many, as smaller products leave it idle
 LOG_RATIO_LIMIT = 20.0  # exp(20) = 5e8: far outside any trust region, far inside fp32
 
 
@@ -37,13 +38,15 @@ def projected_logprobs(
 ) -> Float[Tensor, " n"]:
     """log p(tokens[i]) under the logits head(states[i]), as `token_logprobs` gives it.
 
-    More than CHUNK_LOGITS logits are never held: they are computed chunk by chunk, and once more in backward.
+    More than CHUNK_LOGITS logits, on a GPU GPU_CHUNK times as many, are never held: they are computed chunk by chunk,
+    and once more in backward.
     """
 
     def project(states: Tensor, tokens: Tensor) -> Tensor:
         return token_logprobs(head(states)[None], tokens[None], temperature=temperature)[0]
 
-    size = max(1, CHUNK_LOGITS // head.out_features)
+    limit = CHUNK_LOGITS if states.device.type == "cpu" else GPU_CHUNK * CHUNK_LOGITS
+    size = max(1, limit // head.out_features)
     if len(states) <= size:
         return project(states, tokens)
     chunks = zip(states.split(size), tokens.split(size), strict=True)

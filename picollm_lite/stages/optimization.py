@@ -63,6 +63,7 @@ def descend(
     if not torch.isfinite(norm):
         raise FloatingPointError(f"{where}: the gradient norm is {norm.item()}: lower the learning rate")
     optimizer.step()
+    torch.clear_autocast_cache()  # where a loop runs within one autocast, the next step must see the new weights
     return norm.item()
 
 

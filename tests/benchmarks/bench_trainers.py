@@ -37,7 +37,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from picollm_lite.chat import MAX_NEW_TOKENS, encode_prompt, user
 from picollm_lite.data import encode_demos, encode_pairs, load_demos, load_preferences, load_suite
-from picollm_lite.models import RewardModel, ValueModel
+from picollm_lite.models import RewardModel, ValueModel, mixed_precision
 from picollm_lite.paths import DEMOS, PREFERENCES, SUITE
 from picollm_lite.stages import dpo, ppo, reward, sft
 
@@ -67,8 +67,8 @@ class Part(NamedTuple):
     peer: Callable[[], Run]
 
 
-def spend(records: Iterator, args: argparse.Namespace) -> None:
-    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+def spend(model: nn.Module, records: Iterator, args: argparse.Namespace) -> None:
+    with mixed_precision(model, bf16=args.bf16):
         for _ in records:
             pass
 
@@ -110,7 +110,9 @@ def dpo_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         model = deepcopy(policy)
-        return lambda: spend(dpo.train(model, pairs, tokenizer=tokenizer, batch_size=BATCH, learning_rate=RATE), args)
+        return lambda: spend(
+            model, dpo.train(model, pairs, tokenizer=tokenizer, batch_size=BATCH, learning_rate=RATE), args
+        )
 
     def peer() -> Run:
         settings = DPOConfig(**trl_options(args, folder))
@@ -133,7 +135,7 @@ def reward_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         reward_model = RewardModel.from_policy(policy, tokenizer)
-        return lambda: spend(reward.train(reward_model, pairs, **settings), args)
+        return lambda: spend(reward_model, reward.train(reward_model, pairs, **settings), args)
 
     def peer() -> Run:
         classifier = RewardModel.from_policy(policy, tokenizer).model
@@ -154,7 +156,7 @@ def sft_part(args: argparse.Namespace, folder: str) -> Part:
 
     def ours() -> Run:
         model = deepcopy(policy)
-        return lambda: spend(sft.train(model, demos, **settings), args)
+        return lambda: spend(model, sft.train(model, demos, **settings), args)
 
     def peer() -> Run:
         options = SFTConfig(**trl_options(args, folder), assistant_only_loss=True)
@@ -179,7 +181,7 @@ def ppo_part(args: argparse.Namespace, folder: str) -> Part:
     def ours() -> Run:
         model, critic = deepcopy(policy), ValueModel.from_reward_model(reward_model)
         models = {"tokenizer": tokenizer, "critic": critic}
-        return lambda: spend(ppo.train(model, reward_model.score, questions, **models, **settings), args)
+        return lambda: spend(model, ppo.train(model, reward_model.score, questions, **models, **settings), args)
 
     def peer() -> Run:
         options = PPOConfig(

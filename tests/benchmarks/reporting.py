@@ -18,7 +18,9 @@ def machine(device: str) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median and quartiles."""
+    """Median and quartiles; of a single value that value."""
+    if len(values) == 1:
+        return f"measured once {values[0]:.2f}"
     low, _, high = statistics.quantiles(values, n=4)
     return f"median {statistics.median(values):9.2f}   quartiles {low:.2f} to {high:.2f}"
 

@@ -591,7 +591,7 @@ def test_mixed_precision_is_off_on_a_cpu_and_on_where_the_gpu_has_it(tiny_model,
     for has_it in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has_it=has_it: has_it)
         gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
-        monkeypatch.setattr(torch, "autocast", lambda device, dtype, enabled: (device, dtype, enabled))
+        monkeypatch.setattr(torch, "autocast", lambda device, dtype, enabled, **_: (device, dtype, enabled))
         assert mixed_precision(gpu) == ("cuda", torch.bfloat16, has_it)
         assert mixed_precision(gpu, bf16=False) == ("cuda", torch.bfloat16, False)
 
@@ -611,3 +611,17 @@ def test_in_mixed_precision_products_are_rounded_and_weights_are_not(tiny_model,
     assert (rounded - exact).abs().max() > 1e-3
     assert loss[-1] < loss[0] and {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
     assert sample.logp.dtype == torch.float32 and torch.isfinite(sample.logp).all()
+
+
+def test_in_mixed_precision_the_next_pass_sees_changed_weights(tiny_model, pairs):
+    """autocast by itself keeps the bf16 copies of the weights that it met first."""
+    policy, sides = tiny_model(), [pair.chosen for pair in pairs]
+    with mixed_precision(policy, bf16=True):
+        before = scoring.response_logprobs(policy, sides, 0).total
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight.mul_(0.5)
+        after = scoring.response_logprobs(policy, sides, 0).total
+    with mixed_precision(policy, bf16=True):
+        assert_close(after, scoring.response_logprobs(policy, sides, 0).total, rtol=0, atol=0)
+    assert (after - before).abs().max() > 0.1

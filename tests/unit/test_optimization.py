@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -23,7 +24,7 @@ from picollm_lite.stages.optimization import (
     moved,
 )
 
-from .loops import length
+from .loops import length, weights
 
 
 @pytest.mark.parametrize(
@@ -209,3 +210,18 @@ def test_every_stage_survives_a_rate_that_is_far_too_high_or_says_so(stage):
     else:
         assert all(math.isfinite(record.grad_norm) for record in records)
     assert not model.training or name == "reward"
+
+
+def test_within_one_autocast_every_stage_sees_its_new_weights(stage):
+    """autocast keeps the bf16 copies of weights until it ends: here it spans the run, then each step has its own."""
+    _, model, start = stage
+    begun = deepcopy(model.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(list(start(learning_rate=0.01))) == 3
+    spanned = weights(model)
+    model.load_state_dict(begun)
+    run = start(learning_rate=0.01)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            next(run)
+    assert_close(weights(model), spanned, rtol=0, atol=0)
