@@ -38,7 +38,7 @@
 # | `"Anthropic/hh-rlhf"` | `"train[60000:61500]"` | dialogs with an assistant, compared by people (Bai et al. 2022). Some of its texts are offensive, and its card advises against SFT on them |
 # | `"path/to/file.jsonl"` (or `.parquet`) | `None` | your own: `{"prompt": ..., "chosen": ..., "rejected": ...}` a line, texts or lists of messages. Notebook 02 shows how to collect them |
 #
-# The same can be said without touching the cell, in the environment: `PICOLLM_MODEL`, `PICOLLM_PREFERENCES`, `PICOLLM_SPLIT`, `PICOLLM_TRUST_REMOTE_CODE=1`. After a change restart the kernel and run all: whether to go online is read once.
+# The same can be said without touching the cell, in the environment: `PICOLLM_MODEL`, `PICOLLM_PREFERENCES`, `PICOLLM_SPLIT`, `PICOLLM_TRUST_REMOTE_CODE=1`. A path counts from the folder of this notebook, with `make course` from where you call it. After a change restart the kernel and run all: whether to go online is read once.
 
 # %% tags=["setup"]
 import os
@@ -87,7 +87,7 @@ from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %% [markdown]
-# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings should leave such a model room on a GPU of 15 GB: that is reckoned, not measured.
+# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings should leave such a model room on a GPU of 15 GB: batches of as many tokens have been measured, below, such a run as a whole has not.
 
 # %%
 SEED = 0
@@ -243,13 +243,13 @@ check("PPO keeps 2.5 times as much as SFT", training_bytes(*needs["PPO"]) == 2.5
 # | 31 million | 0.9 GiB | 1.3 GiB | 1.3 GiB | 1.6 GiB |
 # | 135 million, SmolLM2's shape | 3.7 GiB | 6.6 GiB | 5.8 GiB | 7.2 GiB |
 #
-# SFT of the largest keeps 2.0 GiB between steps and needs nearly twice that during one, for a thousand tokens. Sixty-four texts of a thousand tokens would hold sixty-four times the activations: over 80 GiB.
+# SFT of the largest keeps 2.0 GiB between steps and needs nearly twice that during one, for a thousand tokens. Sixty-four texts of a thousand tokens would hold sixty-four times the activations: over 100 GiB.
 #
 # What to do when it does not fit, in this order:
 #
 # 1. **Shorter texts.** Activations grow with the tokens of a batch: lower `MAX_LENGTH`, then `BATCH_SIZE`. Logits over a large vocabulary are computed in pieces by themselves.
 # 2. **Mixed precision**: matrix products in bf16, weights and optimizer in fp32 (Micikevicius et al. 2018, there with fp16; Kalamkar et al. 2019). `with mixed_precision(policy):` around the loop does it, as everywhere below, on a GPU that has bf16. A T4 has not: there everything runs in fp32.
-# 3. **Activation checkpointing** (no relation to saved checkpoints): forget activations and compute them anew in the backward pass (Chen et al. 2016). The loops then go through a batch in pieces of 2,048 tokens, with the same gradient, and hold the activations of one piece, however large the batch is. Every model that trains has to be told: `lean`, below.
+# 3. **Activation checkpointing** (no relation to saved checkpoints): forget activations and compute them anew in the backward pass (Chen et al. 2016). The loops then go through a batch in pieces of 2,048 tokens, with the same gradient, and hold the activations of one piece, however large the batch is: with 64 texts of 128 tokens, eight times as many as in the table, its last row becomes 5.4, 5.2, 5.9 and 8.6 GiB. Every model that trains has to be told: `lean`, below.
 # 4. **Train less**: LoRA, below. Gradients and averages of a hundredth of the parameters, and no second copy for the reference.
 # 5. **More GPUs**, or a trainer that splits one model over several: hand over to TRL, below.
 

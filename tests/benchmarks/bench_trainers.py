@@ -8,7 +8,7 @@ Both sides train from the same weights on the same rows in batches of 64, in fp3
 with as many optimizer steps. The clock starts when the rows are tokens; it includes our reference log-probs and the
 centering of our reward model. TRL does without activation checkpointing, logging and checkpoints, which only cost time
 here. Each part has a process of its own, in which the sides take turns; the one for PPO sees TRL 1.10 alone. A random
-Llama (`--model`) ends next to no answer in PPO. No figures from a GPU yet; those of CPUs are in speed.md.
+Llama (`--model`) ends next to no answer in PPO. What came out is in speed.md.
 """
 
 import argparse
