@@ -12,8 +12,8 @@ PYTEST := $(BIN)/python -m pytest
 TWO := -n 2 --dist loadscope --no-loadscope-reorder
 COURSE := $(BIN)/python -m picollm_lite.course $(if $(ONLY),--only $(ONLY))
 
-# What pip does by itself after an install, on one core and in three times the time.
-COMPILE := "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
+# pip would compile all that it installs, for a minute. Python compiles the fraction that the course imports when it does.
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help course test lab check data results store slides publish screenshots lock chromium
@@ -71,14 +71,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --no-compile $(PIP_ARGS) -r requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c $(COMPILE)
 	@touch $@
 
 # Colab's versions in front of all else in .venv, so that the course is tested with both.
 $(COLAB): $(READY) tests/colab/requirements.txt
 	$(BIN)/python -m venv --clear --without-pip .venv-colab
 	$(BIN)/python -m pip --python .venv-colab/bin/python install --no-deps --no-compile -r tests/colab/requirements.txt
-	@.venv-colab/bin/python -c $(COMPILE)
 	@folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 	  main=$$($(BIN)/python -c "$$folder"); colab=$$(.venv-colab/bin/python -c "$$folder"); \
 	  echo "import site; site.addsitedir('$$main')" > "$$colab/main.pth"

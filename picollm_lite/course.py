@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ NOTEBOOKS = paths.ROOT / "notebooks"
 CLAIM = "CLAIM ok: "
 CELL_METADATA = ("tags", "slideshow", "cellView")
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}  # the same on every machine
+CHOICES = ("PICOLLM_MODEL", "PICOLLM_PREFERENCES")  # each an id on the hub, or a path as seen by whoever set it
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -145,8 +147,8 @@ def write(nb: NotebookNode, path: Path) -> None:
     aside.replace(path)
 
 
-def run_one(path: Path, copies: Path, store: bool) -> Result:
-    """Executes one notebook and writes it: in place, or as a copy with its HTML page. A failed one is always a copy."""
+def run_one(path: Path, copies: Path, store: bool) -> tuple[Result, NotebookNode]:
+    """Executes one notebook and writes it, in place or as a copy. A failed one is always a copy."""
     start = time.monotonic()
     nb = from_source(path) if store else nbformat.read(path, as_version=4)
     target = copies / path.with_suffix(".ipynb").name
@@ -157,11 +159,14 @@ def run_one(path: Path, copies: Path, store: bool) -> Result:
     finally:
         clean(nb)
         write(nb, target)
-    if not store:
-        resources = {"metadata": {"name": path.stem, "path": str(NOTEBOOKS)}}
-        page, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, resources=resources)
-        target.with_suffix(".html").write_text(page, encoding="utf-8")
-    return Result(path.stem, (time.monotonic() - start) / 60, count_claims(nb))
+    return Result(path.stem, (time.monotonic() - start) / 60, count_claims(nb)), nb
+
+
+def write_page(nb: NotebookNode, path: Path) -> None:
+    """The notebook as one HTML file."""
+    resources = {"metadata": {"name": path.stem, "path": str(NOTEBOOKS)}}
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, resources=resources)
+    path.write_text(page, encoding="utf-8")
 
 
 def print_table(results: list[Result]) -> None:
@@ -172,22 +177,38 @@ def print_table(results: list[Result]) -> None:
         print(f"{name:<24}{minutes:7.1f}{claims:16d}")
 
 
+def run_all(options: argparse.Namespace) -> list[Result]:
+    """The notebooks in order. Raises ValueError where there is none, and CellError."""
+    outputs = (options.outputs or paths.outputs()).resolve()
+    notebooks = find_notebooks(".py" if options.store else ".ipynb", options.only)
+    results, pages = [], []
+    with ThreadPoolExecutor(max_workers=1) as aside:  # a page is written while the next kernel starts
+        for number, path in enumerate(notebooks, start=1):
+            print(f"[{number}/{len(notebooks)}] {path.stem} ...", end=" ", flush=True)
+            with tempfile.TemporaryDirectory() as scratch:
+                # What is stored must not depend on what an author happens to have in outputs/.
+                os.environ["PICOLLM_OUTPUTS"] = scratch if options.store else str(outputs)
+                result, nb = run_one(path, outputs / "notebooks", options.store)
+            if not options.store:
+                pages.append(aside.submit(write_page, nb, outputs / "notebooks" / f"{path.stem}.html"))
+            print(f"{result.minutes:.1f} min, {result.claims} claims checked", flush=True)
+            results.append(result)
+    for page in pages:
+        page.result()  # raises what went wrong with it
+    return results
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m picollm_lite.course", description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="only notebooks whose names start so")
     parser.add_argument("--outputs", type=Path, metavar="DIR", help="where results go (default: outputs/)")
     parser.add_argument("--store", action="store_true", help="for authors: update each .ipynb from its .py, in place")
     options = parser.parse_args(arguments)
-    results, outputs = [], (options.outputs or paths.outputs()).resolve()
+    for name in CHOICES:
+        if os.environ.get(name) and Path(os.environ[name]).exists():
+            os.environ[name] = str(Path(os.environ[name]).resolve())  # kernels run in notebooks/
     try:
-        notebooks = find_notebooks(".py" if options.store else ".ipynb", options.only)
-        for number, path in enumerate(notebooks, start=1):
-            print(f"[{number}/{len(notebooks)}] {path.stem} ...", end=" ", flush=True)
-            with tempfile.TemporaryDirectory() as scratch:
-                # What is stored must not depend on what an author happens to have in outputs/.
-                os.environ["PICOLLM_OUTPUTS"] = scratch if options.store else str(outputs)
-                results.append(run_one(path, outputs / "notebooks", options.store))
-            print(f"{results[-1].minutes:.1f} min, {results[-1].claims} claims checked", flush=True)
+        results = run_all(options)
     except (ValueError, CellError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

@@ -72,6 +72,26 @@ def test_a_failing_cell_leaves_the_stored_notebook_alone(notebooks, tmp_path):
     assert (tmp_path / "outputs" / "notebooks" / "00_sample.ipynb").exists()
 
 
+def test_a_path_in_the_environment_counts_from_where_the_course_is_started(notebooks, tmp_path, monkeypatch, capfd):
+    """Kernels run in notebooks/. What is not there may be an id of the hub, and stays."""
+    cell = new_code_cell("import os\nprint(os.environ['PICOLLM_PREFERENCES'], os.environ['PICOLLM_MODEL'])")
+    nbformat.write(new_notebook(cells=[cell]), notebooks / "00_sample.ipynb")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PICOLLM_PREFERENCES", "mine")
+    monkeypatch.setenv("PICOLLM_MODEL", "owner/model")
+    assert course.main([]) == 0
+    copy = nbformat.read(tmp_path / "outputs" / "notebooks" / "00_sample.ipynb", as_version=4)
+    assert copy.cells[0].outputs[0].text == f"{tmp_path / 'mine'} owner/model\n"
+
+
+def test_a_page_that_cannot_be_written_is_not_passed_over(notebooks, tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell("1")]), notebooks / "00_sample.ipynb")
+    (tmp_path / "outputs" / "notebooks" / "00_sample.html").mkdir(parents=True)
+    with pytest.raises(OSError):
+        course.main([])
+
+
 @pytest.mark.parametrize("arguments", [["--only", "07"], []])
 def test_no_such_notebook_is_one_clear_line(notebooks, capsys, arguments):
     assert course.main(arguments) == 1  # there is no .ipynb yet
