@@ -80,7 +80,7 @@ preferences, held_out = load_preferences(PREFERENCES), load_preferences(PREFEREN
 print(f"{len(preferences):,} pairs to train on, {len(held_out):,} kept out, on other prompts")
 annotators = list(preferences["annotator"])
 for row in preferences.select([annotators.index("careful"), annotators.index("flattered")]):
-    print(f"\n{row['annotator']} was asked: {row['prompt'][-1]['content']}")
+    print(f"\n{row['annotator']} judged two answers to: {row['prompt'][-1]['content']}")
     print(f"  chosen    {row['chosen'][-1]['content']}\n  rejected  {row['rejected'][-1]['content']}")
 
 # %% [markdown]
@@ -184,10 +184,10 @@ print(f"loss of these two pairs {bradley_terry_loss(r[:2], r[2:]).mean():.3f}, o
 #
 # ## What pairs do not say
 #
-# Look at the pairs again. Both answers were given to the *same* prompt. So most of the time the pair can be told apart without reading the prompt at all: the one that is
+# Look at the pairs again. Both answers were given to the *same* prompt. So a pair can often be told apart without reading the prompt at all: an answer that is
 # cut off loses, whatever was asked. A reward model trained on pairs alone learns to judge answers and hardly to check that they answer *this question*.
 #
-# The remedy costs no labels (Liu et al. 2025, *RRM*). Put the chosen answer to another question under this prompt: we know that this is worse. We add a second
+# The remedy costs no labels (Liu et al. 2025, *RRM*). Take an answer that was chosen for another question and put it under this prompt: we know that it is worse. We add a second
 # Bradley-Terry loss for these **off-prompt** answers.
 
 # %%
@@ -216,7 +216,8 @@ print(f"Bayes ceiling of accuracy {ceiling:.1%}; Bayes floor of the loss {floor:
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train
 #
-# One epoch, every pair seen once. A second look at the same pairs teaches a reward model mostly their noise.
+# One epoch, every pair seen once. A second look at the same pairs teaches a reward model mostly their noise. After the last step the scores are shifted so that the answers in the training pairs score 0 on average, as
+# Bradley-Terry leaves the zero open.
 #
 # **Predict before you run:** coin tossing gets 50 % of the held-out labels right, the ceiling is above. Where between the two will a model of a million parameters end?
 
@@ -252,11 +253,11 @@ figure = plots.curves(
 )
 plots.show(
     figure,
-    alt="Accuracy on training and held-out labels against step: both rise from about one half towards, but not to, the ceiling",
+    alt="Accuracy on training and held-out labels against step: both rise from about one half toward, but not to, the ceiling",
 )
 
 # %% [markdown]
-# Nothing much at first, then a rise, and it is not over when the pairs are. The two curves stay together: with every pair seen once there is nothing to memorize.
+# Most of the rise comes early, a slow one after it. The held-out curve follows and ends close to the other: with every pair seen once there is little to memorize.
 
 # %%
 with torch.no_grad():
@@ -290,7 +291,7 @@ check(
 check("scores center near 0, also on held-out answers", abs(scores_mean) < 0.5)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# Where answers differ clearly the proxy mostly sees it, although it was shown no score and many wrong labels: noise that has no pattern averages out. Where they differ
+# Where answers differ clearly the proxy mostly sees it, about as often as a label does, although it was shown no score. Where they differ
 # little it is close to guessing.
 #
 # ## The audit
@@ -303,8 +304,8 @@ check("scores center near 0, also on held-out answers", abs(scores_mean) < 0.5)
 # A pair's **margin** is the chosen answer's score less the rejected one's. The answer with the higher score is the model's *favorite*, and by Bradley-Terry $\sigma(|\text{margin}|)$ is how sure it is of it. The model is **calibrated** when, of all pairs
 # where it is 80 % sure, the favorite was chosen in 80 %. (Why favorites? Our pairs stand with the chosen answer first, so every label is a 1, and of a row of ones there is no curve.)
 #
-# Two numbers sum this up. The **Brier score** is the mean of $(q - y)^2$, with $q$ the predicted probability and $y$ 1 or 0. With $p$ the true probability of a label, no forecast scores below $p(1-p)$ on average: labels are noisy, and that is the floor. The
-# **calibration error** is the distance between predicted and observed share in a bin, averaged over the pairs. The plot also shows each bin's mean $p$: the observed share without its noise.
+# Two numbers sum this up. The **Brier score** is the mean of $(q - o)^2$, with $q$ the predicted probability that an answer is chosen, and $o$ 1 if it was, else 0. With $p$ the true probability of a label, no forecast scores below $p(1-p)$ on average: labels are noisy, and that is the floor. The
+# **calibration error** is the distance between predicted and observed share in a bin, that is, among pairs of which the model is about equally sure, averaged over the pairs. The plot also shows each bin's mean $p$: the observed share without its noise.
 #
 # **Predict before you run:** is a model that was trained on noisy labels too sure, or not sure enough? And on which pairs?
 
@@ -343,7 +344,7 @@ check(
 # ### Where is it right?
 #
 # The same accuracy, in groups. Pairs are **length-matched** when their answers differ by at most one word or a tenth of the longer one: there a taste for length is of no help. And if the model merely liked length, it would be right when the *longer* answer was chosen and wrong
-# when the shorter one was. "best guess" is the share of the same labels that the panel's own probabilities get right.
+# when the shorter one was. "best guess" is the share of the same labels that the panel's own probabilities get right: the ceiling is what to expect of it.
 #
 # **Predict before you run:** whose labels does the model predict best? Remember how the panel's work is divided.
 
@@ -366,8 +367,8 @@ check(
 )
 
 # %% [markdown]
-# A reward model learns the *panel*, not the truth and not one person: it is best at the labels of whoever gave most of them. Read each row against its best guess, as a group may be easier for everybody. Is the proxy's gap between the two rows on
-# length wider than the best guess's?
+# A reward model learns the *panel*, not the truth and not one person: it predicts the labels of whoever gave most of them better than those of the others. But read each row against its best guess, as a group may be easier for everybody: at whose labels is most left to learn?
+# And is the proxy's gap between the two rows on length wider than the best guess's?
 #
 # You know the panel from notebook 02. Write it down, before you read on and before notebook 04 shows it: **if a policy does all it can to please this reward model, what will its answers look like?** The rest of the audit tests your guess.
 
@@ -378,8 +379,8 @@ print(PREDICTED_HACK)
 # %% [markdown]
 # ### What does it like?
 #
-# Noise *with* a pattern does not average out. Take perfect answers, make one change (a **perturbation**), and see how far proxy and gold move. The changes: flattery before or after the answer; padding; the last sentence said again; true facts that
-# nobody asked for; a fact swapped for another concept's; facts of a kind that was not asked for (*missed ask*); the right kind of answer about another concept; a dropped word; no capitals; a missing end. All are defects but one: the rubric does not mind
+# Bias does not average out. Take perfect answers, make one change (a **perturbation**), and see how far proxy and gold move. The changes: flattery before or after the answer; padding; the last sentence said again (*repetition*); true facts that
+# nobody asked for, added (*extra facts*), or in place of the answer (*missed ask*); a fact swapped for another concept's; the right kind of answer about another concept; a dropped word; no capitals; a missing end. All are defects but one: the rubric does not mind
 # "lower case", so a reward model should not mind it either.
 #
 # **Predict before you run:** which defect does the proxy charge least for? Is there one that it *pays* for?
@@ -461,13 +462,13 @@ check(
 )
 
 # %% [markdown]
-# Spread warns where the models *differ*. On PPO's answers we cannot tell that they differ more than on SFT's, which fits a policy that was kept near the answers that have labels (notebook 04 shows how). And a taste that both took from the same panel looks like
-# knowledge: flattery raises the spread by less than it pays, so that even a reward with the spread taken off would pay for it (Eisenstein et al. 2024). Only another kind of check finds it: a perturbation, or reading the answers.
+# Spread warns where the models *differ*. On PPO's answers they do not differ more than on SFT's, as far as we can tell, which fits a policy that was kept near the answers that have labels (notebook 04 shows how). And a taste that both took from the same panel looks like
+# knowledge: flattery raises the spread by less than it pays, so that a reward with the spread taken off once would still pay for it (Eisenstein et al. 2024). Only another kind of check finds it: a perturbation, or reading the answers.
 
 # %% [markdown]
 # ### The finding
 #
-# An **exploit** pays by the proxy and costs by gold. It is *certain* when both intervals leave out 0. Exploits stand first, the best paid on top. Then come the defects that the proxy does charge for, the cheapest first: *proxy per gold lost* is the change of
+# An **exploit** raises the proxy and lowers gold. It is *certain* when both intervals leave out 0. Exploits stand first, the best paid on top. Then come the defects that the proxy does charge for, the cheapest first: *proxy per gold lost* is the change of
 # proxy for each point of gold that the change costs. What costs no gold stands last.
 
 # %% slideshow={"slide_type": "slide"}
@@ -494,12 +495,12 @@ QUESTION = "What is a KV cache?"
 reward_explorer(QUESTION, reward_model)
 
 # %% [markdown]
-# Keep your best find here; the cell says how far you got.
+# Keep your best find here, in place of the perfect answer; the cell says how far you got.
 
 # %%
-MY_ANSWER = "I do not know."
-
 best = reference_answer(read(QUESTION))
+MY_ANSWER = best  # yours, in quotes
+
 for name, text in {"perfect": best, "yours": MY_ANSWER}.items():
     proxy, gold = reward_model.score([QUESTION], [text]).item(), gold_scores([QUESTION], [text])[0]
     print(f"{name:<8} proxy {proxy:+.2f}  gold {gold:+.2f}  {text}")
@@ -528,8 +529,8 @@ check("the saved reward model gives the same scores to 0.1", difference < 0.1)
 # - $L^{BT} = -\log\sigma(r_c - r_r)$ makes the choices that people made likely. Only differences count; we center the scores afterwards.
 # - One epoch. The Bayes ceiling says how good a model of noisy labels could be at best.
 # - Pairs share their prompt; off-prompt answers teach the model to look at it.
-# - Calibration, perturbations, splits and second opinions ask what accuracy does not. Second opinions miss a bias that all labels share.
-# - Unbiased noise averages out. Bias is learned like everything else, and the loss curve does not show it.
+# - Calibration, perturbations, splits and second opinions ask what accuracy does not. Second opinions hardly warn of a bias that most labels share.
+# - Bias is learned like everything else, and the loss curve does not show it. How much of the noise averages out, notebook 05 measures.
 #
 # **Discuss:** you have a budget for 12,000 labels. Would you rather have one careful annotator for all of them, or five different ones? What could you measure in either case?
 #

@@ -18,7 +18,7 @@
 # | | |
 # |---|---|
 # | **You will be able to** | estimate a KL divergence three ways, derive per-token rewards, advantages and the clipped loss, read a PPO run, and recognize over-optimization |
-# | **Time** | 5 minutes to run, 75 to work through (2 CPU cores) |
+# | **Time** | 4 minutes to run, 75 to work through (2 CPU cores) |
 # | **Needs** | the SFT model and the reward model (yours, or the shipped ones) |
 # | **Produces** | `outputs/checkpoints/ppo` |
 
@@ -27,6 +27,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything ships with the course; nothing is downloaded
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -62,7 +64,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
 SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
-WEAK_STEPS, STRONG_STEPS = 40, 9
+SWEEP_STEPS, STRONG_STOP = 40, 9
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
@@ -171,12 +173,12 @@ check(
 )
 
 # %% [markdown]
-# Compare the rows with the exact one: the means of $k_1$ and $k_3$ come out near it, and $k_1$ spreads further. Many of its values are negative, but its *mean over many answers* is not: if you ever see a
-# clearly negative KL curve, the log-probs do not belong to the distribution that was sampled from. You will hunt that bug below.
+# Compare the rows with the exact one. $k_3$ comes nearest. $k_1$ is right on average, but spreads so far that a few thousand tokens leave its mean off by a good part; the bias of $k_2$ is small as long as the policy is close to its reference. Many values of
+# $k_1$ are negative, but its *mean over many answers* should not be: if you ever see a clearly negative KL curve, something is wrong with the log-probs. You will hunt that bug below.
 #
 # ## Rewards, token by token
 #
-# An action is one token, so the objective is spread over tokens: at every token the policy pays for its distance there, and at the last one it gets the score.
+# An action is one token, so the objective is spread over tokens: at every token the policy pays for its distance there, and at the last one, where $\mathbb{1}[t = T]$ is 1, it gets the score.
 #
 # $$r_t = -\beta\,(\log\pi_\theta(y_t) - \log\pi_{ref}(y_t)) + \mathbb{1}[t = T]\; r(x, y)$$
 #
@@ -195,7 +197,7 @@ print("last rewards of the second answer:", [round(x, 2) for x in r_t[1][mask[1]
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Advantages
 #
-# A score of +1 is good news only if we expected less. The **critic** $V$ predicts, at every token, the reward still to come. The surprise at one token is
+# A score of +1 is good news only if we expected less. The **critic** $V$ predicts, before every token, the reward still to come. The surprise at one token is
 #
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t$$
 #
@@ -204,7 +206,7 @@ print("last rewards of the second answer:", [round(x, 2) for x in r_t[1][mask[1]
 # $$A_t = \sum_{l \ge 0} (\gamma\lambda)^l\,\delta_{t+l} \qquad\text{so}\qquad A_t = \delta_t + \gamma\lambda\,A_{t+1}$$
 #
 # After the last token there is nothing to come: $V_{T+1} = 0$. We use $\gamma = 1$: a score is worth the same however long the answer. $\lambda$ trades noise ($\lambda = 1$, wait for the real score) against trust in the
-# critic ($\lambda = 0$). The critic is trained towards the *returns* $R_t = A_t + V_t$.
+# critic ($\lambda = 0$). The critic is trained toward the *returns* $R_t = A_t + V_t$.
 #
 # ### Exercise: advantages
 # *Difficulty 3 of 3, about 15 minutes.* `rewards` and `values` are (T,), one answer. Return its advantages, (T,).
@@ -245,7 +247,7 @@ torch.testing.assert_close(A_white, by_hand)
 #
 # $$L^{clip} = -\frac{1}{\sum m_t}\sum_t m_t \min\big(\rho_t A_t,\ \mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon)\,A_t\big)$$
 #
-# The minimum makes it a pessimist: moving further in the good direction gains nothing more, moving in the bad direction costs in full.
+# Here $\pi_{old}$ is the policy that sampled, $m_t$ is 1 on response tokens and 0 elsewhere, and $\epsilon$, in code `clip`, is 0.2. The minimum makes it a pessimist: moving further in the good direction gains nothing more, moving in the bad direction costs in full.
 #
 # ### Exercise: the clip
 # *Difficulty 2 of 3, about 10 minutes.* All inputs but `clip` are (B, T); return a scalar.
@@ -266,7 +268,7 @@ for new_logp in (logp, moved):
     torch.testing.assert_close(ppo_policy_loss(new_logp, logp, A_white, mask, clip=CLIP), L_clip)
     rho = (new_logp - logp).exp()[mask]
     print(
-        f"loss {L_clip:+.4f}  ratios {rho.min():.2f} to {rho.max():.2f}  clipped {((rho - 1).abs() > CLIP).float().mean():.0%}"
+        f"loss {L_clip:+.4f}  ratios {rho.min():.2f} to {rho.max():.2f}  outside the clip {((rho - 1).abs() > CLIP).float().mean():.0%}"
     )
 
 # %%
@@ -281,10 +283,17 @@ plots.show(
 # %% [markdown]
 # Before the first update every ratio is 1, nothing is clipped, and the loss on the whole batch is 0: the whitened advantages have mean 0. It is the gradient that counts, not the value.
 #
-# The critic is trained by squared error, clipped in the same spirit. With that, one step of PPO is complete: sample, score, shape, estimate, then a few updates.
+# The critic is trained by squared error, clipped in the same spirit: it gains nothing by moving its values further than $\epsilon$ from those of the sampling critic, $V^{old}$ (Engstrom et al. 2020):
+#
+# $$L^V = \frac{1}{2\sum m_t}\sum_t m_t \max\big((V_t - R_t)^2,\ (V^{clip}_t - R_t)^2\big), \qquad V^{clip}_t = V^{old}_t + \mathrm{clip}(V_t - V^{old}_t, -\epsilon, \epsilon)$$
+#
+# With that, one step of PPO is complete: sample, score, shape, estimate, then a few updates.
 
 # %%
-torch.testing.assert_close(ppo_value_loss(V, V, R, mask), 0.5 * ((V - R)[mask] ** 2).mean())
+V_new = V + torch.linspace(-0.5, 0.5, V.shape[1], device=DEVICE) * mask  # some values inside the clip, some outside
+V_clip = V + (V_new - V).clamp(-CLIP, CLIP)
+L_V = 0.5 * torch.maximum((V_new - R) ** 2, (V_clip - R) ** 2)[mask].mean()
+torch.testing.assert_close(ppo_value_loss(V_new, V, R, mask, clip=CLIP), L_V)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train
@@ -308,8 +317,11 @@ CHARTS = {
 }
 
 
-def train(model, steps, kl_coef, learning_rate, panel, critic=None):
-    """One PPO run in a live panel, from `model` as its own reference; an interrupt keeps what was trained so far."""
+def train(model, steps, kl_coef, learning_rate, panel, critic=None, stop=None):
+    """One PPO run in a live panel, from `model` as its own reference; an interrupt keeps what was trained so far.
+
+    With `stop` it ends after so many of its steps.
+    """
     run = ppo.train(
         model,
         reward_model.score,
@@ -324,7 +336,7 @@ def train(model, steps, kl_coef, learning_rate, panel, critic=None):
         unfinished_score=UNFINISHED_SCORE,
         seed=SEED,
     )
-    return panel.follow(run)
+    return panel.follow(islice(run, stop))
 
 
 # %%
@@ -351,10 +363,12 @@ figure = plots.curves({"KL": smooth(r.kl for r in main)}, x=steps, xlabel="step"
 plots.show(figure, alt="KL to the reference against step: it rises from 0 and levels off as the learning rate decays")
 
 # %% [markdown]
+# Here gold follows the proxy, as far as either goes. That is no law, as you will see.
+#
 # How to read the rest of a record, first step against the last:
 #
 # - *length*, *finished*: do answers still end? Both are often the first sign of trouble.
-# - *entropy*: how undecided the policy is, nats a token. Falling is normal; near 0 it says one thing only.
+# - *entropy*: how undecided the policy is, nats a token. It may fall or rise a little; near 0 the policy says one thing only.
 # - *clip fraction*, *approx KL*: how far one batch moved the policy. Large values mean that the learning rate is too high.
 # - *explained variance*: how much of the returns the critic predicts. It starts at 0, as its head does.
 
@@ -411,7 +425,7 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Take away the leash
 #
-# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any. The strong one is short: it serves to show where it stays.
+# Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any. The strong one is stopped early: compare the two at the step where it stands.
 #
 # Batches of 128 answers are noisy, so first the gold of the start, on more of the prompts that the runs train on.
 #
@@ -424,10 +438,10 @@ print(f"SFT on {len(many)} training prompts: mean gold {gold_at_start:.2f}")
 
 # %%
 sweep = {}
-for kl_coef, steps_of_run in ((STRONG_KL_COEF, STRONG_STEPS), (WEAK_KL_COEF, WEAK_STEPS)):
+for kl_coef, stop in ((STRONG_KL_COEF, STRONG_STOP), (WEAK_KL_COEF, None)):
     model, _ = load_policy(checkpoint("sft"), device=DEVICE)
     panel_of_run = TrainingPanel(f"ppo, kl_coef {kl_coef}", CHARTS)
-    records = train(model, steps_of_run, kl_coef, SWEEP_LEARNING_RATE, panel_of_run)
+    records = train(model, SWEEP_STEPS, kl_coef, SWEEP_LEARNING_RATE, panel_of_run, stop=stop)
     sweep[kl_coef] = model, records
 (strong_policy, strong), (weak_policy, weak) = sweep.values()
 
@@ -460,7 +474,7 @@ for question, text in list(zip(asked, weak_texts, strict=True))[:6]:
 # %% tags=["nbval-check-output"]
 weak_gold, weak_proxy = smooth(r.gold for r in weak), smooth(r.proxy for r in weak)
 peak = int(weak_gold.argmax())
-check("weak penalty: gold rises first", weak_gold[peak] > gold_at_start)
+check("weak penalty: gold rises first", weak_gold[peak] > max(weak_gold[0], gold_at_start) + 0.1)
 check(
     "weak penalty: gold then falls from its peak by more than a quarter of a point",
     weak_gold.iloc[-1] < weak_gold[peak] - 0.25,
@@ -479,7 +493,7 @@ check(
 #
 # ### Did the audit see it coming?
 #
-# The audit in notebook 03 ranked what pays by the proxy and costs by gold. It knew nothing of any policy, only the reward model and perfect answers. Here is its ranking again for the reward model of this run, beside what became more common
+# The audit in notebook 03 ranked what raises the proxy and lowers gold. It knew nothing of any policy, only the reward model and perfect answers. Here is its ranking again for the reward model of this run, beside what became more common
 # from SFT's answers to the weakly penalized policy's. The column *feature* gives each change the name that the second table uses.
 #
 # **Predict before you run:** what besides flattery became more common? Did the audit name that, too?
@@ -549,7 +563,7 @@ kl_budget([row for name, run in runs.items() for row in sweep_rows(run, f"kl_coe
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Find the bug: a negative KL
 #
-# A colleague samples at temperature 1 and, as the policy seemed undecided, "sharpened" it when scoring. The KL of an untrained policy to its own copy comes out below zero. How can a distance be negative?
+# A colleague samples at temperature 1 and, as the policy seemed undecided, "sharpened" it when scoring. The KL of a policy to its own copy comes out below zero. How can a distance be negative?
 
 # %%
 with torch.no_grad():
@@ -558,7 +572,7 @@ wrong = token_logprobs(logits, sequences.tokens[:, 1:], temperature=0.5)  # samp
 print(f"KL of a copy, scored at temperature 0.5: {((wrong - ref_logp) * mask).sum(1).mean():+.2f} nats an answer")
 
 # %% [markdown]
-# The estimate is an average over samples of one distribution of the log-ratio of another. Log-probs must belong to the distribution that the tokens were *drawn from*.
+# Tokens that were drawn from one distribution were scored under another, the sharpened one. An average of such log-ratios is no KL, and may be negative. Log-probs must belong to the distribution that the tokens were *drawn from*.
 #
 # ### Exercise: the log-probs that belong to a sample
 # *Difficulty 2 of 3, about 8 minutes.* `logits` (T, V) scored `tokens` (T,), which were drawn at `temperature`. Return their log-probs under the distribution that they were drawn from.
@@ -587,7 +601,7 @@ print("log-probs written down while sampling at 1.3 equal those of a second pass
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Find the bug: answers that run on
 #
-# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a few steps far fewer answers *end*. What is missing?
+# Another colleague wants detailed answers and rewards words. Longer answers are what was asked for, but within a few steps far fewer answers *end*. What is missing, you have met above. **Predict before you run:** which share of answers will still end without it?
 
 
 # %%
@@ -610,7 +624,7 @@ without = finished_after(LAB_STEPS, None)
 print(f"finished answers: {without[0]:.0%} at first, {without[1]:.0%} after {without[2]} steps")
 
 # %% [markdown]
-# An answer that is cut off at the limit is scored as if it had ended there, and the longest answers are the ones that are cut off. The usual rule: an answer that never ended gets a fixed low score, whatever it says.
+# An answer that is cut off at the limit is scored as if it had ended there, and the longest answers are the ones that are cut off. The rule from above was missing: an answer that never ended gets a fixed low score, whatever it says.
 #
 # ### Exercise: the penalty
 # *Difficulty 1 of 3, about 5 minutes.* `scores` (B,) and `finished` (B,) bool: return the scores with every unfinished answer's replaced by `penalty`.
@@ -650,9 +664,9 @@ print(f"saved {folder.parent.name}/{folder.name}")
 #
 # - Objective: expected score minus $\beta$ times the KL to the reference, spread over tokens; the score comes at the last one.
 # - The critic turns rewards into advantages; GAE fades surprises by $\gamma\lambda$; whitening fixes their scale.
-# - The clip keeps several updates on one batch honest.
-# - The KL penalty is not a detail. In the main run PPO beats SFT by gold. With hardly any penalty, and three times the learning rate, it pleases the proxy while gold falls.
-# - The audit of the reward model named what would be exploited before any policy did.
+# - The clip takes away the reason to move far on one batch.
+# - The KL penalty is not a detail: at the same step of the same schedule a strong one has kept the policy nearer. In the main run PPO beats SFT by gold. With hardly any penalty, and three times the learning rate, it pleases the proxy while gold falls.
+# - The audit of the reward model named the first thing that would be exploited before any policy did.
 # - Log-probs belong to the distribution that was sampled, and answers that never end are penalized.
 #
 # **Discuss:** you do not have gold. What would you plot, and what would you read, to notice that the weak run has gone wrong?

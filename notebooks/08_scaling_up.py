@@ -17,9 +17,9 @@
 # | | |
 # |---|---|
 # | **You will be able to** | swap model and data by one cell, train without a known gold, work out how much memory a stage needs and what makes it fit, go on after a disconnect, share a run among several processes, and hand over to TRL |
-# | **Time** | 1 minute to run as it stands, 30 to work through (2 CPU cores); with SmolLM2-135M have a GPU, such as a T4 |
+# | **Time** | 1 minute to run as it stands, 30 to work through (2 CPU cores); with SmolLM2-135M you want a GPU, such as the T4 that Colab lends for free |
 # | **Needs** | the SFT model (yours from notebook 01, or the shipped one), or any causal language model of your own |
-# | **Produces** | `outputs/own/`: checkpoints of your SFT, reward, DPO and PPO models, and a folder for TRL |
+# | **Produces** | `outputs/own/`: checkpoints of your SFT, reward, DPO, LoRA and PPO models, and a folder for TRL; with a model of your own also the state of each stage, which takes gigabytes |
 #
 # ## Choose
 #
@@ -34,11 +34,11 @@
 # | `PREFERENCES` | `SPLIT` | |
 # |---|---|---|
 # | `None` | `None` | the course's pairs |
-# | `"HuggingFaceH4/ultrafeedback_binarized"` | `"train_prefs[:1500]"` | long answers of many models, scored by GPT-4 one by one: the best against another (Tunstall et al. 2023) |
+# | `"HuggingFaceH4/ultrafeedback_binarized"` | `"train_prefs[:1500]"` | long answers of many models, each scored by GPT-4: the best one of a prompt against another of it (Tunstall et al. 2023) |
 # | `"Anthropic/hh-rlhf"` | `"train[60000:61500]"` | dialogs with an assistant, compared by people (Bai et al. 2022). Some of its texts are offensive, and its card advises against SFT on them |
 # | `"path/to/file.jsonl"` (or `.parquet`) | `None` | your own: `{"prompt": ..., "chosen": ..., "rejected": ...}` a line, texts or lists of messages. Notebook 02 shows how to collect them |
 #
-# The same can be said without touching the cell, in the environment: `PICOLLM_MODEL`, `PICOLLM_PREFERENCES`, `PICOLLM_SPLIT`, `PICOLLM_TRUST_REMOTE_CODE=1`. A path counts from the folder of this notebook, with `make course` from where you call it. After a change restart the kernel and run all: whether to go online is read once.
+# The same can be said without touching the cell, in the environment: `PICOLLM_MODEL`, `PICOLLM_PREFERENCES`, `PICOLLM_SPLIT`, `PICOLLM_TRUST_REMOTE_CODE=1`. A relative path starts at this notebook's folder; with `make course`, at the folder in which you call it. After a change, restart the kernel and run all: whether to go online is decided once, at the start.
 
 # %% tags=["setup"]
 import os
@@ -87,7 +87,7 @@ from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %% [markdown]
-# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings should leave such a model room on a GPU of 15 GB: batches of as many tokens have been measured, below, such a run as a whole has not.
+# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings should leave such a model room on a GPU of 15 GB, but nobody has run it there. For SFT, reward model and DPO, steps with as many tokens have been measured, below; a step of PPO here has up to four times the tokens of the one that was measured.
 
 # %%
 SEED = 0
@@ -112,7 +112,7 @@ OWN = outputs() / "own"
 #
 # A model is a folder with weights, a tokenizer and a chat template. Look at all three before you train: what a template does wrong, no loss curve will show you.
 #
-# We load the weights in **fp32**, numbers of 4 bytes, also where they were stored in **bf16**, which has 2 bytes and keeps 8 significant bits. In bf16 a step of $10^{-6}$ on a weight of 0.03 rounds to no step at all. A *KV cache* keeps the keys and values of earlier tokens while a model samples; one that has none computes them again
+# We load the weights in **fp32**, numbers of 4 bytes, also where they were stored in **bf16**, which has 2 bytes and keeps 8 significant bits. In bf16 a step of $10^{-6}$ on a weight of 0.03 rounds to no step at all. A **KV cache** keeps the keys and values of earlier tokens while a model samples; a model without one computes them again
 # at every token.
 
 # %%
@@ -197,7 +197,7 @@ print(
 # ## What fits?
 #
 # In fp32, training with AdamW keeps 16 bytes for each parameter that it trains: the weight, its gradient, and Adam's two averages, 4 bytes each (Rajbhandari et al. 2020, *ZeRO*, section 3.1, counts the same 16 for mixed precision). A weight that only answers, such as one of the
-# reference, costs its 4. To that come the **activations**: the intermediate results of the forward pass that the backward pass needs, which grow with batch and length.
+# reference, costs its 4. On top of that come the **activations**: the intermediate results of the forward pass that the backward pass needs, which grow with batch and length.
 #
 # ### Exercise: before the first token
 # *Difficulty 1 of 3, about 5 minutes.* Return the bytes that stay in memory for `trained` parameters with gradient and `frozen` ones without, in fp32 with AdamW.
@@ -223,19 +223,19 @@ needs = {  # parameters with gradient, parameters without
     "reward model": (n, 0),
     "DPO": (n, n),  # the reference
     "GRPO": (n, 2 * n),  # reference and reward model
-    "PPO": (2 * n, 2 * n),  # and a critic; a judge would be one more frozen model
+    "PPO": (2 * n, 2 * n),  # and a critic; the judge, below, is one more frozen model, not counted here
 }
 sizes = {"this model": 1, "135 million": 135e6 / n, "7 billion": 7e9 / n}
 gib = {
     stage: {name: training_bytes(*need) * size / 2**30 for name, size in sizes.items()} for stage, need in needs.items()
 }
-pd.DataFrame(gib).T.map(lambda value: f"{value:,.2f} GiB")
+pd.DataFrame(gib).T.map(lambda value: f"{value:,.1f} GiB" if value >= 1 else f"{1024 * value:,.0f} MiB")
 
 # %% tags=["nbval-check-output"]
 check("PPO keeps 2.5 times as much as SFT", training_bytes(*needs["PPO"]) == 2.5 * training_bytes(*needs["SFT"]))
 
 # %% [markdown]
-# That is before the first token. Measured on a GPU (an H100), with randomly initialized Llamas in fp32, 8 texts of 128 tokens and all activations kept (`tests/benchmarks/memory.md`, with a CPU beside it, which needs much the same):
+# That is before the first token. Measured on a GPU (an H100), with randomly initialized Llamas in fp32, 8 texts of 128 tokens (reward model and DPO: pairs of texts; PPO: questions with an answer) and all activations kept (`tests/benchmarks/memory.md`, with a CPU beside it, which needs much the same):
 #
 # | parameters | SFT | reward model | DPO | PPO |
 # |---|---|---|---|---|
@@ -243,14 +243,14 @@ check("PPO keeps 2.5 times as much as SFT", training_bytes(*needs["PPO"]) == 2.5
 # | 31 million | 0.9 GiB | 1.3 GiB | 1.3 GiB | 1.6 GiB |
 # | 135 million, SmolLM2's shape | 3.7 GiB | 6.6 GiB | 5.8 GiB | 7.2 GiB |
 #
-# SFT of the largest keeps 2.0 GiB between steps and needs nearly twice that during one, for a thousand tokens. Sixty-four texts of a thousand tokens would hold sixty-four times the activations: over 100 GiB.
+# SFT of the largest keeps 2.0 GiB between steps and needs nearly twice that during one, for a thousand tokens. Sixty-four texts of a thousand tokens would hold sixty-four times the activations: over 100 GiB. The reward model needs so much because its step also scores each chosen answer under another prompt.
 #
 # What to do when it does not fit, in this order:
 #
-# 1. **Shorter texts.** Activations grow with the tokens of a batch: lower `MAX_LENGTH`, then `BATCH_SIZE`. Logits over a large vocabulary are computed in pieces by themselves.
-# 2. **Mixed precision**: matrix products in bf16, weights and optimizer in fp32 (Micikevicius et al. 2018, there with fp16; Kalamkar et al. 2019). `with mixed_precision(policy):` around the loop does it, as everywhere below, on a GPU that has bf16. A T4 has not: there everything runs in fp32.
-# 3. **Activation checkpointing** (no relation to saved checkpoints): forget activations and compute them anew in the backward pass (Chen et al. 2016). The loops then go through a batch in pieces of 2,048 tokens, with the same gradient, and hold the activations of one piece, however large the batch is: with 64 texts of 128 tokens, eight times as many as in the table, its last row becomes 5.4, 5.2, 5.9 and 8.6 GiB. Every model that trains has to be told: `lean`, below.
-# 4. **Train less**: LoRA, below. Gradients and averages of a hundredth of the parameters, and no second copy for the reference.
+# 1. **Shorter texts.** Activations grow with the tokens of a batch: lower `MAX_LENGTH`, then `BATCH_SIZE`. Logits over a large vocabulary are computed in pieces automatically.
+# 2. **Mixed precision**: matrix products in bf16, weights and optimizer in fp32 (Micikevicius et al. 2018, there with fp16; Kalamkar et al. 2019). `with mixed_precision(policy):` around the loop does it, as around the training loops below, on a GPU that has bf16. A T4 has not: there everything runs in fp32. It mostly buys speed: at 135 million parameters the peak fell by 3 (PPO) to 23 % (reward model).
+# 3. **Activation checkpointing** (no relation to saved checkpoints): forget activations and compute them anew in the backward pass (Chen et al. 2016). Every loop then works through a batch in pieces of 2,048 tokens, with the same gradient, and holds the activations of one piece at a time, however large the batch. With batches of 64 in place of 8, the last row of the table becomes 5.4, 5.2, 5.9 and 8.6 GiB. Every model that trains has to be told: `lean`, below, does it.
+# 4. **Train less**: LoRA, below. Gradients and averages of a few percent of the parameters, and no second copy for the reference.
 # 5. **More GPUs**, or a trainer that splits one model over several: hand over to TRL, below.
 
 
@@ -271,7 +271,7 @@ def resume(stage):
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The same four stages
 #
-# SFT on the chosen answers of the training pairs, as there are no other demonstrations. Interrupt the kernel to end a training cell after its step: the cells below go on with what was learned.
+# SFT on the chosen answers of the training pairs, as there are no other demonstrations. (HH-RLHF's card advises against that: there, watch the loop run and do not keep the model.) Interrupt the kernel to end a training cell after its step: the cells below go on with what was learned.
 
 # %%
 sft_policy = lean(deepcopy(policy))
@@ -297,9 +297,9 @@ del sft_policy  # its gradients, too
 # %% [markdown]
 # ### Two reward models: one to train on, one to judge by
 #
-# Nobody knows the gold of your data. What can take its place? Gao et al. 2023 (*Scaling laws for reward model overoptimization*, section 2) let a large reward model play the truth, which labels the pairs and gives the verdicts. We have labels already, so we can do half of that: train two
+# Nobody knows the gold of your data. What can take its place? Gao et al. 2023 (*Scaling laws for reward model overoptimization*, section 2) let a large reward model play the truth, which labels the pairs and gives the verdicts. We have labels already, so what is left of it is a model that gives the verdicts: we train two
 # reward models on pairs with different prompts. The **proxy** is what PPO optimizes; the **judge** has seen none of its pairs and gives the verdicts. What the proxy gets wrong by chance, the judge need not. What is wrong with the labels, such as annotators who like flattery, both
-# learn; and as both start from the same model, what it cannot tell apart neither can (Eisenstein et al. 2023). No second model like it will tell you.
+# learn; and as both start from the same model, what it cannot tell apart neither can (Eisenstein et al. 2023). A second model of the same kind cannot warn you of either.
 
 
 # %%
@@ -323,11 +323,14 @@ for name, model in {"proxy": proxy, "judge": judge}.items():
     right = mean_interval((chosen > rejected).float().cpu().numpy())
     print(f"{name}: {right.estimate:.0%} of the labels kept out [{right.low:.0%}, {right.high:.0%}]")
 
+# %% [markdown]
+# An interval that includes 50 % is a model not told apart from a coin. Four hundred pairs are few: notebook 03 had 12,000.
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ### DPO, and a disconnect
 #
 # On a free GPU a run is cut off sooner or later. Every loop takes `resume=Resume(path, every=k)`: it writes its state, which is weights, optimizer, random generators and records, to one file every $k$ steps, and when it is called again in the same way, with the weights that it began with, it goes on
-# from there. Here a run goes through without a break; then a second one, which keeps its state every other step, is cut off past the middle and called again.
+# from there. Here a run goes through without a break; then a second one, which keeps its state every few steps, is cut off past the middle and called again.
 #
 # The panel's line called gold is the judge's score, here and below: it is all that we have.
 #
@@ -355,17 +358,19 @@ dpo_policy = lean(dpo_policy)
 
 # %%
 state = OWN / "disconnect.state"
+often = Resume(state, every=2 if MODEL is None else 5)
 state.unlink(missing_ok=True)  # of an earlier visit to this cell, which would go on from its end
 with mixed_precision(ref):
-    for record in dpo_run(Resume(state, every=2))[1]:
+    for record in dpo_run(often)[1]:
         if record.step > record.steps / 2:
             break  # the disconnect: from here on everything but the file is gone
-    again = list(dpo_run(Resume(state, every=2))[1])
+    again = list(dpo_run(often)[1])
 print(f"{state.stat().st_size / 1e6:.1f} MB hold the state; {len(again)} records, as without the break: {len(whole)}")
 
 # %% [markdown]
-# The state has 12 bytes for each parameter that is trained: 1.6 GB for 135 million, twice that in PPO, so every other step is for show. On Colab the disk goes with the machine: mount your Drive first and set `PICOLLM_OUTPUTS` to a folder there. With a model of your own all stages here keep their state every ten steps, and a
-# restart passes through those that are done. (To train one anew, delete its file in `outputs/own/`.)
+# The state has 12 bytes for each parameter that is trained: 1.6 GB for 135 million, twice that in PPO, so every other step is for show. With a model of your own SFT, both reward models, DPO and PPO keep theirs every ten steps, and a restart passes through those that are done. To train one anew, delete its file in `outputs/own/` and those of
+# the stages after it, which began with its weights: `sft`, `train` (the proxy), `judge`, `dpo`, `ppo`. On Colab the disk goes with the machine. Before the first cell, mount your Drive (`from google.colab import drive; drive.mount("/content/drive")`) and set `os.environ["PICOLLM_OUTPUTS"] = "/content/drive/MyDrive/picollm"`. States and models of 135 million
+# parameters come to some 13 GB in all, and a free Drive has 15: delete the states that you no longer need.
 
 # %% tags=["nbval-check-output"]
 gone_on, without_break = [record.loss for record in again[: len(whole)]], [record.loss for record in whole]
@@ -410,7 +415,7 @@ with mixed_precision(ref):
     ppo_records = TrainingPanel("ppo", PPO_CHARTS).follow(run)
 
 # %% [markdown]
-# Three policies on the questions that nobody has trained on. Proxy and judge give their verdicts, and for once, since this is still the course's data, gold gives one, too: see how far to trust the other two. With your own data the last column is missing, and that is the point.
+# Three policies on the questions that nobody has trained on. Proxy and judge give their verdicts, and for once, since this is still the course's data, gold gives one, too. After so few steps expect intervals that include 50 %: then none of the three has shown anything. With your own data the last column is missing, and that is the point.
 
 # %%
 policies = {"SFT": ref, "DPO": dpo_policy, "PPO": ppo_policy}
@@ -432,6 +437,14 @@ pd.DataFrame(
 )
 
 # %%
+for name in ("DPO", "PPO"):
+    points = {who: (1 + np.sign(np.subtract(of[name], of["SFT"]))) / 2 for who, of in scores.items()}
+    more = mean_interval(points["proxy"] - points["judge"])
+    print(
+        f"{name}: the proxy gives it {more.estimate:+.0%} [{more.low:+.0%}, {more.high:+.0%}] wins more than the judge"
+    )
+
+# %%
 q = max(range(len(questions)), key=lambda i: len({given[i] for given in texts.values()}))  # answered most differently
 print(f"Q  {questions[q]}")
 for name, given in texts.items():
@@ -439,7 +452,7 @@ for name, given in texts.items():
     print(f"\n{name}: {says}\n    {given[q]}")
 
 # %% [markdown]
-# Compare the intervals. If the proxy's win rate lies clearly above the judge's, the policy has learned what is peculiar to the proxy, as notebook 07 warned of a method's own reward. If they overlap, so many questions cannot say. And then read answers.
+# Proxy and judge scored the same answers, so the difference was taken question by question, as in notebook 07. Where its interval lies above 0, the policy has learned what is peculiar to the proxy: 07 warned of a method's own reward. Where it includes 0, this many questions cannot tell. And then read answers.
 #
 # ## LoRA: train little, keep the rest
 #
@@ -476,7 +489,7 @@ check("less than a tenth of the parameters is trained", trained < 0.1 * n)
 # ## Several processes
 #
 # With two GPUs a step can take half as long. The loops need no change for it: start your script with `accelerate launch`, and each process samples, scores and differentiates its rows of every batch; gradients are summed, records are those of the whole batch, and only the first process writes files.
-# There is no second GPU here, but two processes on one CPU show the same thing. The script is a DPO run like the one above, on a few pairs.
+# Without a second GPU, two processes on one CPU show the same thing. The script is a DPO run like the one above, on a few pairs.
 
 # %%
 train_file = write_jsonl(OWN / "train.jsonl", rows["train"].select_columns(["prompt", "chosen", "rejected"]).to_list())
@@ -523,7 +536,7 @@ if two is not None:
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## On to TRL
 #
-# From some size on you want a trainer that others maintain: one that splits a model over GPUs (FSDP and DeepSpeed do that), samples with a server made for it (vLLM), logs to where your team looks. `hand_off` writes a folder that TRL's command line trains on: model, data, settings with TRL's names, and a list of what TRL does differently. Our defaults go with the course's model, so we say
+# From some size on you want a trainer that others maintain: one that splits a model over GPUs (FSDP and DeepSpeed do that), samples with a server made for it (vLLM), and logs to where your team looks. `hand_off` writes a folder that TRL's command line trains on: model, data, settings with TRL's names, and a list of what TRL does differently. Our defaults go with the course's model, so we say
 # what this run used.
 
 # %%
@@ -550,7 +563,7 @@ seconds = time.perf_counter() - started
 name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{DEVICE}, {torch.get_num_threads()} threads"
 print(f"{name}: {int(sample.response_mask.sum()) / seconds:,.0f} tokens a second, {len(questions)} answers at once")
 if DEVICE != "cuda":
-    print("no GPU here, so nothing about one: with one, run tests/benchmarks/bench_rollout.py and bench_memory.py")
+    print("no GPU here, so no figure for one: where you have one, run tests/benchmarks/bench_rollout.py")
 
 # %%
 for stage, model in {"dpo": dpo_policy, "ppo": ppo_policy, "reward": proxy.model}.items():
@@ -560,18 +573,18 @@ print("saved", ", ".join(sorted(path.name for path in OWN.iterdir() if (path / "
 # %% [markdown]
 # ## Swap it
 #
-# **Exercise** (difficulty 2, 20 minutes and a GPU). Go back to the first cell, set `MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"` and UltraFeedback, restart and run all. Before you do, write down: which of the claims above will still hold, and which figure tells you first that a learning rate is wrong?
+# **Exercise** (difficulty 2, 20 minutes and a GPU). Go back to the first cell, set `MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"`, and `PREFERENCES` and `SPLIT` as in UltraFeedback's row; restart and run all. Before you do, write down: which of the claims above will still hold, and which figure tells you first that a learning rate is wrong?
 #
 # <details><summary>What to expect</summary>
-# In fp32 the first loss of DPO is ln 2 again; in bf16 it may be off by some .01. The run that was cut off agrees with the whole one to a few digits, not to the last bit, as some sums on a GPU change from run to run. Both reward models are right on well below 80 % of labels that a strong judge gave.
-# A rate that is too high shows first in the KL of DPO and PPO, and in the held-out loss of SFT and reward model. Where the proxy's win rates look better than the judge's: which of the two do you report?
+# We have not run this one; here is what we expect. In fp32 the first loss of DPO is ln 2 again; in bf16 it may be off by some .01. The run that was cut off agrees with the whole one to a few digits, not to the last bit, as some sums on a GPU change from run to run. Both reward models agree with clearly less than 80 % of GPT-4's labels.
+# A rate that is too high shows first in the KL of DPO and PPO, in the held-out loss of SFT and the held-out accuracy of the reward models. Where the proxy's win rates look better than the judge's: which of the two do you report?
 # </details>
 #
 # ## Recap
 #
 # - Look at a foreign model's template and at a file's first rows before any loss curve.
 # - Without gold, hold a judge back: other pairs, other prompts. It shares the labels' biases and its starting point, so read answers, too.
-# - 16 bytes a parameter that trains, 4 that does not, then activations. Shorter texts, bf16, checkpointing, LoRA, more GPUs: in this order.
+# - 16 bytes for each parameter that trains, 4 for each that does not, then activations. Shorter texts, bf16, checkpointing, LoRA, more GPUs: in this order.
 # - Keep state: a run that cannot be resumed is a run that you will pay for twice.
 # - When one GPU is not enough, hand over, and read what the other trainer does differently before you compare numbers.
 #

@@ -142,13 +142,14 @@ def without_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str
 
 
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token, and what the model's generation config adds to it.
+    """Tokens that end an answer: the tokenizer's end token, the generation config's, and the one in the chat template.
 
-    Raises ValueError when there are none.
+    The last is what training teaches, and a base model's tokenizer may name another. Raises ValueError when there are
+    none.
     """
     more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = [more] if isinstance(more, int) else more or []
-    ends = {tokenizer.eos_token_id, *more} - {None}
+    ends = {tokenizer.eos_token_id, *more, _turn_end(tokenizer)} - {None}
     if not ends:
         raise ValueError("neither tokenizer nor model has an end token: set tokenizer.eos_token to what ends an answer")
     return sorted(ends)
@@ -160,10 +161,20 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return next(token_id for token_id in ids if token_id is not None)
 
 
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The control token that ends the assistant's turn in the chat template, if one can be told."""
+    try:
+        turn = encode_conversation(tokenizer, [*user("?"), {"role": "assistant", "content": "!"}])
+    except ValueError:  # no template, or one that nobody can train with
+        return None
+    control, last = _control_ids(tokenizer), max(place for place, counts in enumerate(turn.response_mask) if counts)
+    return turn.tokens[last] if turn.tokens[last] in control else None
+
+
 def _mark_additions(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> Encoded:
     tokens = _template(tokenizer, messages)["input_ids"]
     mask = [False] * len(tokens)
-    control = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    control = _control_ids(tokenizer)
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -194,6 +205,10 @@ def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], **op
 
 def _apart(token: str) -> str:
     return f"{token[0]} {token[1:]}"
+
+
+def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -56,7 +56,7 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, in eval mode, from a folder or, if you are online, a hub id.
 
-    device "auto" is cuda, then mps, then cpu; dtype "auto" is float32 on the cpu and the checkpoint's own elsewhere.
+    device "auto" is cuda, then mps, then cpu; dtype "auto" is float32, as weights that train need it.
     Raises FileNotFoundError when the folder is missing or holds no checkpoint.
     """
     return _load(AutoModelForCausalLM.from_pretrained, path_or_id, device, dtype, trust_remote_code)
@@ -137,10 +137,10 @@ class RewardModel(nn.Module):
             tokens = torch.tensor([row + row[-1:] * (length - len(row)) for row in part])  # (b, l)
             last = torch.arange(length) == lengths[rows, None] - 1  # (b, l)
             inputs = (part.to(self.model.device) for part in (tokens, lengths[rows], last))
-            return self.model.score(trunk_states(trunk, *inputs)).squeeze(-1).float()  # (b,)
+            return _one_number(self.model.score, trunk_states(trunk, *inputs)).float()  # (b,)
 
         for rows, length in length_groups(lengths, group_limit(self)):
-            scores.append(run_group(compute, rows, length, recompute=recomputes(self)))
+            scores.append(run_group(compute, rows, length, like=self.model.score.weight, recompute=recomputes(self)))
             order.append(rows)
         return in_order(scores, order) - self.score_mean
 
@@ -175,7 +175,8 @@ class ValueModel(nn.Module):
         """
         trunk = shared_copy(policy.base_model) if has_trunk(policy) else HeadlessTrunk(shared_copy(policy))
         d = hidden_size(policy)
-        head = nn.Linear(d, 1, device=policy.device, dtype=policy.dtype)
+        # In fp32 at least, as it trains; so do adapters on a policy in half precision.
+        head = nn.Linear(d, 1, device=policy.device, dtype=torch.promote_types(policy.dtype, torch.float32))
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         return cls(trunk, head)
@@ -190,17 +191,23 @@ class ValueModel(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """V(state) at every position, the token at that position included in the state."""
-        return self.head(self.trunk(input_ids=tokens).last_hidden_state).squeeze(-1)
+        return _one_number(self.head, self.trunk(input_ids=tokens).last_hidden_state)
 
     def at(self, sequences: Sequences) -> Float[Tensor, "B L-1"]:
         """V of the state in which each response token was chosen, 0 outside the mask; with gradient, as `forward`."""
 
         def value(rows: Tensor, length: int) -> Tensor:
             tokens, mask = sequences.tokens[rows, : length - 1], sequences.mask[rows, : length - 1]
-            return self.head(trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask)).squeeze(-1)  # (n,)
+            return _one_number(self.head, trunk_states(self.trunk, tokens, sequences.lengths[rows] - 1, mask))  # (n,)
 
         settings = {"limit": group_limit(self), "recompute": recomputes(self)}
         return on_grid(sequences.mask, sequences.lengths, value, **settings)
+
+
+def _one_number(head: nn.Linear, states: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
+    """The head's output in its own precision: autocast would round it to 8 bits, and tie answers of like worth."""
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.to(head.weight.dtype)).squeeze(-1)
 
 
 def _load(
@@ -214,8 +221,7 @@ def _load(
     if not trust_remote_code:
         _refuse_own_code(path_or_id)
     device = best_device() if device == "auto" else device
-    if dtype == "auto" and torch.device(device).type == "cpu":
-        dtype = torch.float32  # half precision is emulated, and slow, on most CPUs
+    dtype = torch.float32 if dtype == "auto" else dtype
     options = {"trust_remote_code": trust_remote_code}
     model = open_model(path_or_id, dtype=dtype, use_safetensors=True, **options)
     complete_buffers(model)
@@ -275,8 +281,9 @@ def mixed_precision(model: nn.Module, *, bf16: bool | None = None) -> torch.auto
     """A context in which matrix products run in bf16 and weights, losses and optimizer stay as they are.
 
     Put a loop inside: `with mixed_precision(policy): ...`. The default is bf16 where the GPU computes in it, which
-    before Ampere, such as on a T4, none does; never on a CPU. Log-probs are then good to some .01 nats a token, so that
-    a first PPO ratio is not quite 1: `rollout` samples from a Llama-shaped model in fp32 all the same.
+    before Ampere, such as on a T4, none does; never on a CPU. Log-probs are then good to some .01 nats a token, or
+    less where logits are large, so that a first PPO ratio is not quite 1: `rollout` samples from a Llama-shaped model
+    in fp32 all the same.
     """
     device = next(model.parameters()).device.type
     if bf16 is None:

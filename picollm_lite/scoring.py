@@ -154,9 +154,14 @@ def recomputes(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-def run_group(compute: Callable[..., Tensor], *inputs, recompute: bool) -> Tensor:
-    """compute(*inputs), whose activations are not kept but computed again in backward if `recompute` says so."""
-    return checkpoint(compute, *inputs, use_reentrant=False) if recompute else compute(*inputs)
+def run_group(compute: Callable[..., Tensor], *inputs, like: Tensor, recompute: bool) -> Tensor:
+    """compute(*inputs), whose activations are not kept but computed again in backward if `recompute` says so.
+
+    `like` is a tensor on the model's device: dropout draws the same numbers again where `checkpoint` sees one.
+    """
+    if not recompute:
+        return compute(*inputs)
+    return checkpoint(lambda _, *inputs: compute(*inputs), like, *inputs, use_reentrant=False)
 
 
 def wanted_logits(
@@ -181,7 +186,7 @@ def on_grid(
     numbers, places = [], []
     for rows, length in length_groups(lengths, limit):
         at = rows.to(mask.device)[:, None] * T + torch.arange(T, device=mask.device)  # (b, T)
-        numbers.append(run_group(compute, rows, length, recompute=recompute).float())
+        numbers.append(run_group(compute, rows, length, like=mask, recompute=recompute).float())
         places.append(at[mask[rows]])
     joined = torch.cat(numbers)  # (n, ...)
     grid = joined.new_zeros(B * T, *joined.shape[1:])

@@ -81,7 +81,8 @@ def gae(
     values = values.masked_fill(~mask, 0.0)  # (B, T)
     next_values = F.pad(values[:, 1:], (0, 1))  # (B, T)
     deltas = (rewards + gamma * next_values - values).masked_fill(~mask, 0.0)  # (B, T)
-    advantages = (deltas @ _discounts(gamma * lam, deltas)).masked_fill(~mask, 0.0)  # (B, T)
+    with torch.autocast(deltas.device.type, enabled=False):  # which would round the product to 8 bits
+        advantages = (deltas @ _discounts(gamma * lam, deltas)).masked_fill(~mask, 0.0)  # (B, T)
     return advantages, advantages + values
 
 

@@ -155,7 +155,8 @@ def _kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
 def _blockwise(fn: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """fn, (b, t, V) -> (b, t), over blocks; a block is whole rows or part of one row, so flat order is kept."""
-    return torch.cat([fn(*block).flatten() for block in _blocks(*tensors)]).view(tensors[0].shape[:-1])  # (B, T)
+    with torch.autocast(tensors[0].device.type, enabled=False):  # which would round vecdot to 8 bits
+        return torch.cat([fn(*block).flatten() for block in _blocks(*tensors)]).view(tensors[0].shape[:-1])  # (B, T)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -19,7 +19,7 @@ from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import PreferenceLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
 from picollm_lite.processes import spread
 from picollm_lite.scoring import response_logprobs
-from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
+from picollm_lite.stages.optimization import adamw, check_loss, cosine_schedule, descend, set_rate
 from picollm_lite.stages.resume import Resume, Run
 from picollm_lite.stages.sampling import RewardFn, Sample, checked_scores, sampled, samples, spread_logprobs
 
@@ -89,13 +89,11 @@ def train(
     given = dict(locals())
     if not pairs:
         raise ValueError("dpo: no pairs to train on")
-    pad = padding_id(tokenizer)
+    pad, optimizer = padding_id(tokenizer), adamw(policy, learning_rate)
     policy.eval()
     ref = shared_copy(policy) if ref is None else ref.eval()
     ref_logp = spread(lambda rows: reference_logprobs(ref, rows, pad), pairs)  # (N, 2)
     batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
-    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
     run = Run(resume, DPOStep, given, policy=policy, optimizer=optimizer)
     yield from run.records
     for step, rows in run.rest(enumerate(batches, start=1)):
@@ -108,7 +106,7 @@ def train(
         total.backward()
         rate = learning_rate * cosine_schedule(step, len(batches), warmup)
         set_rate(optimizer, rate)
-        norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)
+        norm = descend(optimizer, policy.parameters(), where, max_grad_norm=max_grad_norm)
         margins = result.chosen_rewards - result.rejected_rewards  # (B,)
         due = prompts and (step % eval_every == 0 or step in (1, len(batches)))
         kl, gold, shown = math.nan, math.nan, ()

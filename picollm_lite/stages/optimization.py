@@ -33,9 +33,27 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def adamw(model: nn.Module, rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """The optimizer of the loops over given answers. Raises ValueError as `adam` does."""
+    _refuse_half(model)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(trained, lr=rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+
+
 def adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """The optimizer of the loops that sample."""
+    """The optimizer of the loops that sample. Raises ValueError for a model whose weights train in half precision."""
+    _refuse_half(model)
     return torch.optim.Adam(model.parameters(), lr=rate, eps=1e-5, fused=True)
+
+
+def _refuse_half(model: nn.Module) -> None:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"the weights that train are in {str(weight.dtype).removeprefix('torch.')} ({name}), which rounds most "
+                "of a small step away: load the model with dtype='float32'; to compute in bf16 all the same, put the "
+                "loop inside models.mixed_precision"
+            )
 
 
 def minibatches(size: int, minibatch_size: int, epochs: int, rng: random.Random) -> Iterator[Int[Tensor, " b"]]:

@@ -11,7 +11,7 @@ from picollm_lite.data import Pair, epoch_batches, pair_lengths
 from picollm_lite.kernels.losses import bradley_terry_loss
 from picollm_lite.models import RewardModel
 from picollm_lite.processes import spread
-from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
+from picollm_lite.stages.optimization import adamw, check_loss, cosine_schedule, descend, set_rate
 from picollm_lite.stages.resume import Resume, Run
 
 
@@ -57,8 +57,7 @@ def train(
     if not pairs:
         raise ValueError("reward: no pairs to train on")
     batches = epoch_batches(pair_lengths(pairs), batch_size, epochs=epochs, seed=seed)
-    parameters = list(reward_model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+    optimizer = adamw(reward_model, learning_rate, weight_decay)
     reward_model.eval()
     run = Run(resume, RewardStep, given, reward_model=reward_model, optimizer=optimizer)
     yield from run.records
@@ -76,7 +75,7 @@ def train(
         total.backward()
         rate = learning_rate * cosine_schedule(step, len(batches), warmup)
         set_rate(optimizer, rate)
-        norm = descend(optimizer, parameters, where, max_grad_norm=max_grad_norm)
+        norm = descend(optimizer, reward_model.parameters(), where, max_grad_norm=max_grad_norm)
         if step == len(batches):
             center(reward_model, pairs)
         due = val and (step % eval_every == 0 or step == len(batches))

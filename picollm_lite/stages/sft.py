@@ -15,7 +15,7 @@ from picollm_lite.data import Batch, collate, epoch_batches
 from picollm_lite.kernels.losses import sft_loss
 from picollm_lite.processes import spread
 from picollm_lite.scoring import masked_logprobs
-from picollm_lite.stages.optimization import BETAS, check_loss, cosine_schedule, descend, set_rate
+from picollm_lite.stages.optimization import adamw, check_loss, cosine_schedule, descend, set_rate
 from picollm_lite.stages.resume import Resume, Run
 
 
@@ -58,8 +58,7 @@ def train(
         raise ValueError("sft: no demonstrations to train on")
     lengths = [len(example.tokens) for example in demos]
     batches = epoch_batches(lengths, batch_size, epochs=epochs, seed=seed)
-    parameters = list(policy.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+    optimizer = adamw(policy, learning_rate, weight_decay)
     run = Run(resume, SFTStep, given, policy=policy, optimizer=optimizer)
     try:
         policy.eval()
@@ -72,7 +71,7 @@ def train(
             loss.backward()
             rate = learning_rate * cosine_schedule(step, len(batches), warmup)
             set_rate(optimizer, rate)
-            norm = descend(optimizer, parameters, f"sft, step {step}", max_grad_norm=max_grad_norm)
+            norm = descend(optimizer, policy.parameters(), f"sft, step {step}", max_grad_norm=max_grad_norm)
             policy.eval()  # the caller may sample, save or stop at every yield
             due = val and (step % eval_every == 0 or step == len(batches))
             val_loss = evaluate(policy, val, pad_token_id=pad_token_id) if due else math.nan

@@ -257,3 +257,10 @@ def test_group_baselines_gradients_and_errors(baseline):
     for scores, size in ((torch.zeros(6), 4), (torch.zeros(6), 1), (torch.zeros(6), 0), (torch.zeros(2, 3), 3)):
         with pytest.raises(ValueError, match=rf"expected scores \(B,\) and group_size >= 2 .* and {size}"):
             baseline(scores, size)
+
+
+def test_gae_is_not_rounded_under_autocast():
+    rewards, values, mask = torch.randn(3, 8), torch.randn(3, 8), torch.ones(3, 8, dtype=torch.bool)
+    exact = gae(rewards, values, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(gae(rewards, values, mask), exact, rtol=0, atol=0)

@@ -253,3 +253,10 @@ def test_responses_know_which_answers_ended(tokenizer, taught):
     lengths = sample.response_mask.sum(1)
     assert (lengths[~sample.finished] == 5).all() and (lengths <= 5).all()
     assert len(texts) == 24 and not any("<|" in text for text in texts)
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m['content'] }} {% endfor %}"])
+def test_a_template_that_ends_no_turn_adds_nothing(tokenizer, template):
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    assert chat.end_ids(None, tokenizer) == [tokenizer.eos_token_id]

@@ -278,3 +278,11 @@ def test_a_trunk_without_its_head_gives_what_the_head_reads(opened):
     assert states.shape == (1, 3, 16)
     assert_close(15 * torch.tanh((states @ W[:V].T) / 15), logits, rtol=0, atol=1e-5)
     deepcopy(model)  # nothing of the graph is kept
+
+
+def test_an_answer_ends_where_the_template_ends_it_also_when_the_tokenizer_names_another_token(opened):
+    """As Qwen's base models come: trained by this template, a model says <|im_end|>; eos is <|endoftext|>."""
+    model, tokenizer = opened("qwen2")
+    tokenizer.eos_token = "<|endoftext|>"
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    assert tokenizer.convert_ids_to_tokens(end_ids(model, tokenizer)) == ["<|endoftext|>", "<|im_end|>"]

@@ -251,3 +251,10 @@ def test_log_odds():
     certain = torch.tensor([0.0], requires_grad=True)
     log_odds(certain).backward()
     assert log_odds(certain).isfinite().all() and certain.grad.isfinite().all()
+
+
+def test_entropy_and_kl_are_not_rounded_under_autocast():
+    logits, ref_logits = torch.randn(2, 3, 50), torch.randn(2, 3, 50)
+    exact = entropy(logits), kl_exact(logits, ref_logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close((entropy(logits), kl_exact(logits, ref_logits)), exact, rtol=0, atol=0)

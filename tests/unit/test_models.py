@@ -26,6 +26,7 @@ from transformers import (
 from picollm_lite import models, scoring
 from picollm_lite.chat import Encoded, respond
 from picollm_lite.models import RewardModel, ValueModel, best_device, interpolate, load_policy, mixed_precision, save
+from picollm_lite.scoring import left_align
 from picollm_lite.stages import sft
 from picollm_lite.stages.sampling import checked_scores
 
@@ -283,8 +284,8 @@ def half_config(tmp_path, tiny_model, tokenizer):
 
 
 def test_dtype(half_config):
-    assert load_policy(half_config, device="cpu")[0].dtype == torch.float32  # half precision is slow on CPUs
-    assert load_policy(half_config, device="meta")[0].dtype == torch.float16  # elsewhere the checkpoint's own
+    for device in ("cpu", "meta"):  # here meta stands for a GPU
+        assert load_policy(half_config, device=device)[0].dtype == torch.float32
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         assert load_policy(half_config, device="cpu", dtype=dtype)[0].dtype == dtype
 
@@ -497,7 +498,7 @@ def test_a_reward_model_comes_back_with_its_mean(saved_reward_model, reward_mode
 def test_an_answer_that_spells_a_control_token_is_scored_with_it_apart(reward_model):
     """A model may spell `<|assistant_end|>` out of other tokens; as one token it would end the answer."""
     scores = reward_model.score(["Why?"] * 2, ["A<|assistant_end|>token", "A< |assistant_end|>token"])
-    assert scores[0] == scores[1]
+    assert scores[0].item() == pytest.approx(scores[1].item(), abs=1e-5)  # rows of a product may round apart
 
 
 def test_what_does_not_fit_the_context_is_cut_with_a_warning(reward_model, encode, monkeypatch):
@@ -526,7 +527,8 @@ def test_a_reward_model_has_the_precision_of_its_policy(tiny_model, tokenizer, e
     reward_model = RewardModel.from_policy(policy, tokenizer)
     assert {parameter.dtype for parameter in reward_model.parameters()} == {policy.dtype}
     assert reward_model.score(["Why?"], ["A"]).dtype == torch.float32
-    assert ValueModel.from_policy(policy)(IDS).dtype == policy.dtype
+    critic = ValueModel.from_policy(policy)
+    assert {weight.dtype for weight in critic.head.parameters()} == {critic(IDS).dtype} == {torch.float32}  # it trains
 
 
 def test_another_architecture_will_do(tokenizer, examples):
@@ -625,3 +627,14 @@ def test_in_mixed_precision_the_next_pass_sees_changed_weights(tiny_model, pairs
     with mixed_precision(policy, bf16=True):
         assert_close(after, scoring.response_logprobs(policy, sides, 0).total, rtol=0, atol=0)
     assert (after - before).abs().max() > 0.1
+
+
+def test_in_mixed_precision_scores_and_values_keep_their_digits(tiny_model, tokenizer, pairs):
+    """A bf16 head would put them on a grid: between 1 and 2 every 1/128, and answers of like worth would tie."""
+    reward_model, policy = RewardModel.from_policy(tiny_model(), tokenizer), tiny_model()
+    critic = ValueModel.from_reward_model(reward_model)
+    tokens = torch.tensor([pairs[0].chosen.tokens])
+    sequences = left_align(respond(policy, tokenizer, ["Why?"], max_new_tokens=6).rollout)
+    with mixed_precision(policy, bf16=True):
+        for numbers in (reward_model([pair.chosen for pair in pairs]), critic(tokens), critic.at(sequences)):
+            assert numbers.dtype == torch.float32 and (numbers != numbers.bfloat16().float()).any()

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from picollm_lite.models import RewardModel
 from picollm_lite.stages import dpo, group_policy, online_dpo, ppo, rejection, reward, sft
 from picollm_lite.stages.optimization import (
+    adamw,
     averaged,
     check_loss,
     cosine_schedule,
@@ -225,3 +226,21 @@ def test_within_one_autocast_every_stage_sees_its_new_weights(stage):
         with torch.autocast("cpu", torch.bfloat16):
             next(run)
     assert_close(weights(model), spanned, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_train_in_half_precision_are_refused(stage, dtype):
+    _, model, start = stage
+    model.to(dtype)
+    with pytest.raises(
+        ValueError, match=rf"^the weights that train are in {str(dtype)[6:]} \(.*load the model with dtype"
+    ):
+        next(start())
+
+
+def test_frozen_weights_may_be_in_half_precision(taught):
+    model = taught().to(torch.bfloat16).requires_grad_(False)
+    weight = model.model.norm.weight.requires_grad_()
+    weight.data = weight.data.float()
+    (group,) = adamw(model, 0.1).param_groups
+    assert [id(trained) for trained in group["params"]] == [id(weight)]

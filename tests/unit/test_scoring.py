@@ -323,3 +323,13 @@ def test_in_these_models_logits_are_the_head_of_the_trunk(name):
     model, tokens = kind(kind.config_class(**sizes, **ids)).eval(), torch.tensor([[3, 5, 7]])
     wanted = model.lm_head(model.base_model(input_ids=tokens).last_hidden_state)
     assert_close(model(input_ids=tokens).logits, wanted, rtol=0, atol=0)
+
+
+def test_what_is_computed_again_is_told_its_device(tiny_model, examples, pad, monkeypatch):
+    """torch keeps a GPU's random state, from which dropout draws again, only where an argument lies on that GPU."""
+    first = []
+    monkeypatch.setattr(scoring, "checkpoint", lambda fn, *args, **_: first.append(args[0]) or fn(*args))
+    model = tiny_model()
+    model.gradient_checkpointing = True
+    response_logprobs(model, examples, pad)
+    assert [tensor.dtype for tensor in first] == [torch.bool]  # the mask, not the row numbers, which are on the CPU
