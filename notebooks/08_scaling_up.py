@@ -440,9 +440,7 @@ pd.DataFrame(
 for name in ("DPO", "PPO"):
     points = {who: (1 + np.sign(np.subtract(of[name], of["SFT"]))) / 2 for who, of in scores.items()}
     more = mean_interval(points["proxy"] - points["judge"])
-    print(
-        f"{name}: the proxy gives it {more.estimate:+.0%} [{more.low:+.0%}, {more.high:+.0%}] wins more than the judge"
-    )
+    print(f"{name}: wins by the proxy less wins by the judge {more.estimate:+.0%} [{more.low:+.0%}, {more.high:+.0%}]")
 
 # %%
 q = max(range(len(questions)), key=lambda i: len({given[i] for given in texts.values()}))  # answered most differently
