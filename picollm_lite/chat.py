@@ -136,7 +136,7 @@ def respond(
 
 def without_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The text with each name of a control token written apart: a model may spell one out of other tokens."""
-    for token in _control_tokens(tokenizer):
+    for token in _control_tokens(tokenizer).values():
         text = text.replace(token, _apart(token))
     return text
 
@@ -167,14 +167,14 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         turn = encode_conversation(tokenizer, [*user("?"), {"role": "assistant", "content": "!"}])
     except ValueError:  # no template, or one that nobody can train with
         return None
-    control, last = _control_ids(tokenizer), max(place for place, counts in enumerate(turn.response_mask) if counts)
+    control, last = _control_tokens(tokenizer), max(place for place, counts in enumerate(turn.response_mask) if counts)
     return turn.tokens[last] if turn.tokens[last] in control else None
 
 
 def _mark_additions(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> Encoded:
     tokens = _template(tokenizer, messages)["input_ids"]
     mask = [False] * len(tokens)
-    control = _control_ids(tokenizer)
+    control = _control_tokens(tokenizer)
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -207,17 +207,13 @@ def _apart(token: str) -> str:
     return f"{token[0]} {token[1:]}"
 
 
-def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-
-
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    return {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _refuse_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict]) -> None:
     # Rendered first and tokenized after, a text that spells a control token would become one and could forge a turn.
-    control = _control_tokens(tokenizer)
+    control = _control_tokens(tokenizer).values()
     for number, message in enumerate(messages, start=1):
         held = next((token for token in control if token in str(message.get("content"))), None)
         if held:
