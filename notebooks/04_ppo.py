@@ -64,7 +64,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 1e-4
 SWEEP_LEARNING_RATE = 3e-4  # three times as fast, to get to the interesting part within two minutes
 KL_COEF, WEAK_KL_COEF, STRONG_KL_COEF = 0.3, 0.005, 1.0
-SWEEP_STEPS, STRONG_STOP = 40, 9
+SWEEP_STEPS, STRONG_STOP, LOOK_EVERY = 40, 9, 4
 ANSWERS = 4  # to each prompt of the suite, when models are compared
 GAMMA, LAM, CLIP = 1.0, 0.95, 0.2
 UNFINISHED_SCORE = -3.0
@@ -317,10 +317,10 @@ CHARTS = {
 }
 
 
-def train(model, steps, kl_coef, learning_rate, panel, critic=None, stop=None):
+def train(model, steps, kl_coef, learning_rate, panel, critic=None, stop=None, look=lambda record: {}):
     """One PPO run in a live panel, from `model` as its own reference; an interrupt keeps what was trained so far.
 
-    With `stop` it ends after so many of its steps.
+    With `stop` it ends after so many of its steps. After each, `look(record)` may measure more.
     """
     run = ppo.train(
         model,
@@ -336,7 +336,7 @@ def train(model, steps, kl_coef, learning_rate, panel, critic=None, stop=None):
         unfinished_score=UNFINISHED_SCORE,
         seed=SEED,
     )
-    return panel.follow(islice(run, stop))
+    return panel.follow(islice(run, stop), look)
 
 
 # %%
@@ -427,33 +427,57 @@ check("PPO beats SFT on the suite by gold: the win rate's interval lies above 50
 #
 # Two more runs from the SFT model, with three times the learning rate: one with a strong penalty, one with hardly any. The strong one is stopped early: compare the two at the step where it stands.
 #
-# Batches of 128 answers are noisy, so first the gold of the start, on more of the prompts that the runs train on.
+# Batches of 128 answers are noisy, and each has other prompts. So the weak run gets a look from outside: every four steps it answers the same prompts, about 500 of those that it trains on, and before the first step SFT does.
 #
 # **Predict before you run:** what will the weakly penalized run do to proxy and to gold? You wrote down a prediction in notebook 03: what will its answers look like?
 
 # %%
 many = prompts[:: len(prompts) // 500]
-gold_at_start = gold_scores(many, answer(ref, tokenizer, many, seed=SEED)).mean()
+
+
+def on_many(model):
+    """Gold and proxy of an answer to each of the same prompts."""
+    texts = answer(model, tokenizer, many, seed=SEED)
+    return {"gold": gold_scores(many, texts), "proxy": np.array(reward_model.score(many, texts).cpu())}
+
+
+looks = {0: on_many(ref)}  # by step
+gold_at_start = looks[0]["gold"].mean()
 print(f"SFT on {len(many)} training prompts: mean gold {gold_at_start:.2f}")
 
 # %%
-sweep = {}
-for kl_coef, stop in ((STRONG_KL_COEF, STRONG_STOP), (WEAK_KL_COEF, None)):
-    model, _ = load_policy(checkpoint("sft"), device=DEVICE)
-    panel_of_run = TrainingPanel(f"ppo, kl_coef {kl_coef}", CHARTS)
-    records = train(model, SWEEP_STEPS, kl_coef, SWEEP_LEARNING_RATE, panel_of_run, stop=stop)
-    sweep[kl_coef] = model, records
-(strong_policy, strong), (weak_policy, weak) = sweep.values()
+strong_policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
+strong_panel = TrainingPanel(f"ppo, kl_coef {STRONG_KL_COEF}", CHARTS)
+strong = train(strong_policy, SWEEP_STEPS, STRONG_KL_COEF, SWEEP_LEARNING_RATE, strong_panel, stop=STRONG_STOP)
+
+
+# %%
+def look(record):
+    """The weakly penalized policy on the same prompts, every few steps; nothing for the panel."""
+    if record.step % LOOK_EVERY == 0:
+        looks[record.step] = on_many(weak_policy)
+    return {}
+
+
+weak_policy, _ = load_policy(checkpoint("sft"), device=DEVICE)
+weak_panel = TrainingPanel(f"ppo, kl_coef {WEAK_KL_COEF}", CHARTS)
+weak = train(weak_policy, SWEEP_STEPS, WEAK_KL_COEF, SWEEP_LEARNING_RATE, weak_panel, look=look)
 
 # %% slideshow={"slide_type": "slide"}
-weak_steps = [record.step for record in weak]
+curve = pd.DataFrame({step: {who: scores.mean() for who, scores in seen.items()} for step, seen in looks.items()}).T
 figure = plots.curves(
-    {"proxy": smooth(r.proxy for r in weak), "gold": smooth(r.gold for r in weak)},
-    x=weak_steps,
+    {who: curve[who] for who in ("proxy", "gold")},
+    x=curve.index,
     xlabel=f"step, kl_coef {WEAK_KL_COEF}",
-    ylabel="mean reward (5 steps)",
+    ylabel="mean reward, the same prompts",
 )
 plots.show(figure, alt="Weak KL penalty: the proxy goes on rising while gold rises first and then falls")
+
+# %%
+peak = curve["gold"].idxmax()
+rise, fall = (mean_interval(looks[b]["gold"] - looks[a]["gold"]) for a, b in ((0, peak), (peak, curve.index[-1])))
+print(f"gold, prompt by prompt: from SFT to step {peak} {rise.estimate:+.2f} [{rise.low:+.2f}, {rise.high:+.2f}]")
+print(f"from there to step {curve.index[-1]} {fall.estimate:+.2f} [{fall.low:+.2f}, {fall.high:+.2f}]")
 
 # %%
 weak_texts, strong_texts = (answer(model, tokenizer, asked, seed=SEED) for model in (weak_policy, strong_policy))
@@ -472,14 +496,9 @@ for question, text in list(zip(asked, weak_texts, strict=True))[:6]:
     )
 
 # %% tags=["nbval-check-output"]
-weak_gold, weak_proxy = smooth(r.gold for r in weak), smooth(r.proxy for r in weak)
-peak = int(weak_gold.argmax())
-check("weak penalty: gold rises first", weak_gold[peak] > gold_at_start)
-check(
-    "weak penalty: gold then falls from its peak by more than a quarter of a point",
-    weak_gold.iloc[-1] < weak_gold[peak] - 0.25,
-)
-check("weak penalty: the proxy goes on rising while gold falls", weak_proxy.iloc[-1] > weak_proxy[peak])
+check("weak penalty: gold rises first", rise.low > 0)
+check("weak penalty: gold then falls from its peak by more than a quarter of a point", fall.high < -0.25)
+check("weak penalty: the proxy goes on rising while gold falls", curve["proxy"].iloc[-1] > curve["proxy"][peak])
 check("weak penalty: most answers flatter", features(asked, weak_texts)["flattery"].mean() > 0.5)
 check(
     "after as many steps the strong penalty has kept the policy nearer to SFT", strong[-1].kl < weak[len(strong) - 1].kl

@@ -57,9 +57,9 @@ def load_policy(
     """A causal language model and its tokenizer, in eval mode, from a folder or, if you are online, a hub id.
 
     device "auto" is cuda, then mps, then cpu; dtype "auto" is float32, as weights that train need it.
-    Raises FileNotFoundError when the folder is missing or holds no checkpoint.
+    Raises FileNotFoundError when the folder is missing or holds no checkpoint, ValueError when that is a reward model's.
     """
-    return _load(AutoModelForCausalLM.from_pretrained, path_or_id, device, dtype, trust_remote_code)
+    return _load(_open_policy, path_or_id, device, dtype, trust_remote_code)
 
 
 class RewardModel(nn.Module):
@@ -228,6 +228,14 @@ def _load(
     tokenizer = AutoTokenizer.from_pretrained(path_or_id, **options)
     complete_tokenizer(tokenizer)
     return model.to(device).eval(), tokenizer
+
+
+def _open_policy(path_or_id: str | Path, **options) -> PreTrainedModel:
+    """transformers opens a reward model, too: with a tied head no weight is missing, and the score is left over."""
+    model, info = AutoModelForCausalLM.from_pretrained(path_or_id, output_loading_info=True, **options)
+    if "score.weight" in info["unexpected_keys"]:
+        raise ValueError(f"{path_or_id} holds a reward model, not a language model: RewardModel.load opens it")
+    return model
 
 
 def _refuse_own_code(path: str | Path) -> None:

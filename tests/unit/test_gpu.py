@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from picollm_lite.kernels import rollout as module
+from picollm_lite.kernels.advantages import gae
+from picollm_lite.kernels.logprobs import entropy, kl_exact
 from picollm_lite.kernels.rollout import greedy_rollout, rollout
 from picollm_lite.kernels.static_llama import StaticLlama
 from picollm_lite.models import RewardModel, ValueModel, mixed_precision
+from picollm_lite.scoring import response_logprobs
 from picollm_lite.stages import dpo, online_dpo, ppo, reward, sft
 from picollm_lite.stages.group_policy import grpo
 
@@ -92,6 +95,50 @@ def test_a_loop_takes_the_same_steps(name, taught, tokenizer, pairs):
             # On the first pairs of DPO the margin is 0, up to rounding, and so either side of it.
             if isinstance(value, float) and (field, ours.step) != ("accuracy", 1):
                 assert getattr(ours, field) == pytest.approx(value, abs=2e-3, nan_ok=True), field
+
+
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
+def test_a_run_inside_one_bf16_context_learns_what_fp32_does(name, taught, tokenizer, pairs):
+    """autocast by itself would go on computing with the bf16 copies of the weights that it met first."""
+    trainers = {
+        "sft": lambda model: sft.train(model, [pair.chosen for pair in pairs], pad_token_id=0, epochs=8, batch_size=2),
+        "reward": lambda model: reward.train(
+            RewardModel.from_policy(model, tokenizer), pairs, epochs=8, batch_size=2, off_prompt_weight=0.0
+        ),
+        "dpo": lambda model: dpo.train(model, pairs, tokenizer=tokenizer, epochs=8, batch_size=2, learning_rate=1e-3),
+    }
+    losses = {}
+    for bf16 in (False, True):
+        model = taught().cuda()
+        with mixed_precision(model, bf16=bf16):
+            losses[bf16] = torch.tensor([record.loss for record in trainers[name](model)])
+    assert losses[False][-3:].mean() < 0.8 * losses[False][:3].mean()
+    torch.testing.assert_close(losses[True], losses[False], rtol=0.05, atol=0.05)
+
+
+def test_in_bf16_scores_values_advantages_entropy_and_kl_keep_their_digits(tiny_model, tokenizer, pairs):
+    """A head in bf16 would put them on a grid: between 1 and 2 every 1/128."""
+    reward_model, logits = RewardModel.from_policy(tiny_model().cuda(), tokenizer), torch.randn(2, 2, 3, 50).cuda()
+    rewards, values, mask = torch.randn(3, 8).cuda(), torch.randn(3, 8).cuda(), torch.ones(3, 8, dtype=bool).cuda()
+    critic, tokens = ValueModel.from_reward_model(reward_model), torch.tensor([pairs[0].chosen.tokens]).cuda()
+    exact = entropy(logits[0]), kl_exact(*logits), *gae(rewards, values, mask)
+    with mixed_precision(critic, bf16=True):
+        for numbers in (reward_model([pair.chosen for pair in pairs]), critic(tokens)):
+            assert numbers.dtype == torch.float32 and (numbers != numbers.bfloat16().float()).any()
+        rounded = entropy(logits[0]), kl_exact(*logits), *gae(rewards, values, mask)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0)
+
+
+def test_dropout_draws_the_same_numbers_when_activations_are_computed_again(tiny_model, pairs):
+    sides, results = [side for pair in pairs for side in pair], []
+    for recompute in (False, True):
+        model = tiny_model(attention_dropout=0.5).cuda().train()
+        model.gradient_checkpointing = recompute
+        torch.manual_seed(0)
+        total = response_logprobs(model, sides, 0).total
+        total.sum().backward()
+        results.append((total.detach(), model.model.embed_tokens.weight.grad))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
 
 
 def test_bf16_trains_in_bf16(taught, tokenizer, pairs):

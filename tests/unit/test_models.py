@@ -555,6 +555,11 @@ def test_a_classifier_that_gives_no_single_score_is_refused(tiny_model, tokenize
         RewardModel.load(saved, device="cpu")  # a policy
 
 
+def test_a_reward_model_is_not_opened_as_a_policy(saved_reward_model):
+    with pytest.raises(ValueError, match=f"^{saved_reward_model} holds a reward model, not .*: RewardModel.load opens"):
+        load_policy(saved_reward_model)
+
+
 def test_a_missing_reward_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"^no checkpoint at {tmp_path / 'nowhere'}: check the path"):
         RewardModel.load(tmp_path / "nowhere")
