@@ -422,21 +422,19 @@ agreement_by_split(reward_model.score, asked, sft_answers, splits).round(2)
 #
 # **Predict before you run:** will second opinions warn us of a bias that most labels of both share?
 
+
 # %%
-others = []
-for k in (1, 2):
+def second_opinion(k, name, off_prompt_weight=OFF_PROMPT_WEIGHT):
+    """The scores of a reward model with a head and pairs of its own: part k of them."""
     other = RewardModel.from_policy(policy, tokenizer, seed=SEED + k)
+    settings = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "seed": SEED + k}
     part = pairs[(k - 1) * N_SECOND : k * N_SECOND]
-    run = reward.train(
-        other,
-        part,
-        off_prompt_weight=OFF_PROMPT_WEIGHT,
-        batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
-        seed=SEED + k,
-    )
-    TrainingPanel(f"reward, second opinion {k}", {"accuracy on labels": ("accuracy",)}).follow(run)
-    others.append(other.score)
+    run = reward.train(other, part, off_prompt_weight=off_prompt_weight, **settings)
+    TrainingPanel(f"reward, {name}", {"accuracy on labels": ("accuracy",)}).follow(run)
+    return other.score
+
+
+others = [second_opinion(k, f"second opinion {k}") for k in (1, 2)]
 
 # %%
 ppo_policy, _ = load_policy(CHECKPOINTS / "ppo", device=DEVICE)  # the shipped one: notebook 04 trains yours
@@ -464,6 +462,33 @@ check(
 # %% [markdown]
 # Spread warns where the models *differ*. On PPO's answers they do not differ more than on SFT's, as far as we can tell, which fits a policy that was kept near the answers that have labels (notebook 04 shows how). And a taste that both took from the same panel looks like
 # knowledge: flattery raises the spread by less than it pays, so that a reward with the spread taken off once would still pay for it (Eisenstein et al. 2024). Only another kind of check finds it: a perturbation, or reading the answers.
+
+# %% [markdown]
+# ### Pairs alone
+#
+# We added the off-prompt answers because an argument said so. Here is the experiment: the first second opinion once more, with the same head, pairs and order, but without them.
+#
+# **Predict before you run:** which of the changes from above will it charge less for? Which as much as before?
+
+# %%
+pairs_alone = second_opinion(1, "pairs alone", off_prompt_weight=0.0)
+columns = ["proxy", "proxy low", "proxy high"]
+both = {
+    name: perturbation_table(scores, questions, perfect, seed=SEED)[columns]
+    for name, scores in {"with off-prompt answers": others[0], "pairs alone": pairs_alone}.items()
+}
+pd.concat(both, axis=1).round(2)
+
+# %% tags=["nbval-check-output"]
+charge = {name: -of.loc[wrong_concept, "proxy"] for name, of in both.items()}
+check(
+    "from pairs alone it learns to charge less for speaking of another concept",
+    (charge["pairs alone"] < charge["with off-prompt answers"]).all(),
+)
+
+# %% [markdown]
+# Both saw an eighth of the pairs, so they charge less for everything than the reward model does. But one row depends on the question and on nothing else: *another concept's answer* is a perfect answer, to something else. From pairs alone the model has hardly learned to mind it. What shows in the answer by itself, such as a missing
+# end, it minds without any help.
 
 # %% [markdown]
 # ### The finding

@@ -438,7 +438,7 @@ many = prompts[:: len(prompts) // 500]
 def on_many(model):
     """Gold and proxy of an answer to each of the same prompts."""
     texts = answer(model, tokenizer, many, seed=SEED)
-    return {"gold": gold_scores(many, texts), "proxy": np.array(reward_model.score(many, texts).cpu())}
+    return {"gold": gold_scores(many, texts), "proxy": reward_model.score(many, texts).cpu().numpy()}
 
 
 looks = {0: on_many(ref)}  # by step
