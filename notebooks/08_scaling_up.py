@@ -87,7 +87,7 @@ from picollm_lite.ui.panel import TrainingPanel
 from picollm_lite.ui.setup import start
 
 # %% [markdown]
-# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings should leave such a model room on a GPU of 15 GB, but nobody has run it there. For SFT, reward model and DPO, steps with as many tokens have been measured, below; a step of PPO here has up to four times the tokens of the one that was measured.
+# Our learning rates suit a model of a million parameters and short runs. The values after `else` are a cautious start for 100 million and more; runs of hundreds of steps want lower ones. The other settings leave room on a GPU of 15 GB, such as a T4: with a random model of SmolLM2-135M's shape and texts of 512 tokens, in fp32, this notebook took at most 9.9 GiB in any stage, 10.9 with what torch holds in reserve (`tests/benchmarks/memory.md`). That was an H100, held to a T4's memory; on a T4 itself nobody has run it.
 
 # %%
 SEED = 0
