@@ -57,7 +57,7 @@ def load_policy(
     """A causal language model and its tokenizer, in eval mode, from a folder or, if you are online, a hub id.
 
     device "auto" is cuda, then mps, then cpu; dtype "auto" is float32, as weights that train need it.
-    Raises FileNotFoundError when the folder is missing or holds no checkpoint, ValueError when that is a reward model's.
+    Raises FileNotFoundError when the folder is missing or holds no checkpoint, ValueError when it holds a reward model.
     """
     return _load(_open_policy, path_or_id, device, dtype, trust_remote_code)
 
