@@ -19,7 +19,7 @@
 # | **You will be able to** | make pairs from a policy, measure agreement beyond chance, find an annotator's bias from labels alone, tell noise from bias, and publish a data set with its card |
 # | **Time** | 1 minute to run, 45 to work through (2 CPU cores) |
 # | **Needs** | the SFT model (yours, or the shipped one), the shipped preference pairs |
-# | **Produces** | `outputs/my_preferences`, a small data set in TRL's format; `outputs/labels.jsonl`, if you label |
+# | **Produces** | `outputs/my_preferences`, a small data set in the format of TRL, Hugging Face's library for such training; `outputs/labels.jsonl`, if you label |
 
 # %% tags=["setup"]
 import os
@@ -29,9 +29,11 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 import random
 from dataclasses import replace
+from itertools import compress
 
 import pandas as pd
 import torch
+from IPython.display import Markdown
 
 from picollm_lite.collection.aggregate import aggregate
 from picollm_lite.collection.candidates import make_pairs, sample_candidates
@@ -100,7 +102,7 @@ check(
 )
 
 # %% [markdown]
-# Far pairs are easy and differ in many things at once. Near pairs are hard, often a toss-up, but where they do differ the label points at one thing. Real collections mix them; ours takes two answers at random.
+# Far pairs differ more in gold, and in many things at once. Near pairs differ less, and the fewer things they differ in, the more a label says about each of them. But the nearest two of four samples may still differ in several, as above. Real collections mix both kinds; ours takes two answers at random.
 #
 # ### Be an annotator
 #
@@ -114,7 +116,7 @@ label_pairs(made["any"].pairs[:40], outputs() / "labels.jsonl", seed=SEED)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Who labeled?
 #
-# The shipped pairs were labeled by a panel of five. You have seen their names; who is who you will find out from the labels, so here they are numbers. One label a pair, as in most public preference sets.
+# The shipped pairs were labeled by a panel of five: *careful*, *hurried*, *length_lover*, *flattered* and *contrarian*. Who is who you will find out from the labels, so here they are numbers. One label a pair, as in most public preference sets.
 
 # %%
 numbers = [f"annotator {number}" for number in range(1, len(PANEL) + 1)]
@@ -146,7 +148,7 @@ print(f"{len(shared_votes):,} labels for {len(shared)} pairs")
 # where $q_1$ and $q_2$ are how often each said "a". 1 is full agreement, 0 is chance, below 0 is less than chance.
 #
 # ### Exercise: Cohen's kappa
-# *Difficulty 1 of 3, about 8 minutes.* `first` and `second` are (B,), 1 where that annotator prefers answer a, else 0. Return kappa, a scalar.
+# *Difficulty 1 of 3, about 8 minutes.* `first` and `second` are (B,), 1 where that annotator prefers answer a, else 0. Return kappa, a scalar tensor.
 #
 # <details><summary>Hint</summary>Three numbers, each a mean: how often they agree, and how often each of them says 1.</details>
 
@@ -196,9 +198,10 @@ check(
 #
 # $$P(a \succ b) = \sigma\Big(\sum_k w_k \frac{f_k(a) - f_k(b)}{s_k}\Big)$$
 #
-# This is Bradley-Terry with a reward that is linear in the features $f_k$, and you will meet it again in notebook 03. $s_k$ is the standard deviation of the difference, so that weights compare.
+# $a \succ b$ says that a is preferred, $\sigma(z) = 1/(1 + e^{-z})$ turns a number into a probability, and $w_k$ is what feature $f_k$ is worth to the annotator. $s_k$ is the standard deviation of the difference, so that weights compare. Notebook 03 calls
+# this the Bradley-Terry model, and puts a network where the sum is.
 #
-# The rubric pays for *correct* and *asked*. It pays nothing for *words*, and charges for *flattery*, *filler*, *repeated* and *unfinished* sentences. A positive weight on any of these five is a taste of the annotator's own.
+# The rubric pays for *correct* and *asked*. It pays nothing for *words*, and charges for *flattery*, *filler*, *repeated* and *unfinished* sentences. A positive weight on any of these five does not come from the rubric: it is a taste of the annotator's own, or a wish to work against the rubric.
 
 # %%
 drivers = label_drivers(pairs, votes)
@@ -209,7 +212,7 @@ drivers.pivot(index="annotator", columns="feature", values="coefficient").loc[
 # %% [markdown]
 # ### Exercise: who likes length?
 # *Difficulty 1 of 3, about 6 minutes.* The simplest test needs no regression: how often does somebody prefer the longer answer? `words_a` and `words_b` are the lengths of both answers, `prefers_a` is 1 where a was preferred; all (B,).
-# Return the share of labels that went to the longer answer, a scalar. Pairs of equal length say nothing.
+# Return the share of labels that went to the longer answer, a scalar tensor. Pairs of equal length say nothing.
 #
 # <details><summary>Hint</summary>Leave out the equal pairs first. Then the label is for the longer answer where "a is longer" and "a is preferred" are both true or both false.</details>
 
@@ -232,13 +235,16 @@ for name in sorted({vote.annotator for vote in votes}):
 # Careful: a longer answer may also be the better one, since an answer that was cut short lacks something. The regression holds all else equal, this share does not. Write down whom you suspect of what, then run the next cell.
 
 # %%
-MY_SUSPECTS = {"length": "annotator ?", "flattery": "annotator ?"}
+MY_SUSPECTS = {"length": ["annotator ?"], "flattery": ["annotator ?", "annotator ?"]}
 print(MY_SUSPECTS)
 suspects = suspected_biases(pairs, votes)
 suspects
 
 # %%
 print({number: name for name, number in sorted(number_of.items(), key=lambda item: item[1])})
+
+# %% [markdown]
+# Whoever is listed with flattery need not like it. The contrarian works against the rubric, so likes whatever it charges for: read *favors* and *disfavors* together.
 
 # %% tags=["nbval-check-output"]
 favors = {row.annotator: row.favors for row in suspects.itertuples()}
@@ -255,13 +261,13 @@ check("everyone taken together likes flattery", "flattery" in favors["everyone"]
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## How noisily?
 #
-# An annotator who sees a pair again and changes their mind was not sure. If a label is wrong with probability $e$, independently each time and equally often on every pair, two labels differ with probability
+# An annotator who sees a pair again and changes their mind was not sure. If a label differs from what this annotator would say most of the time with probability $e$, independently each time and equally often on every pair, two labels differ with probability
 #
 # $$P(\text{flip}) = 2e(1 - e)$$
 #
-# so that the **flip rate** tells $e$ without knowing the truth. Our annotators' probabilities $p$ are known, so we can check: they should flip with probability $2p(1-p)$, on average over the pairs.
+# so that the **flip rate** tells $e$ without knowing the truth. (It is an error by the annotator's own standard, which need not be the rubric's.) Our annotators' probabilities $p$ are known, so we can check: they should flip with probability $2p(1-p)$, on average over the pairs.
 #
-# **Predict before you run:** the annotator who likes flattery most: noisy or not?
+# **Predict before you run:** the annotator who likes flattery and gives most of the labels: noisier than the careful one, or not?
 
 # %%
 flips = flip_rates(shared, shared_votes, panel=panel)
@@ -276,7 +282,7 @@ flip_rate, by_gold = flips.set_index("annotator").flip_rate, agreement.set_index
 liked, careful, against_all = (number_of[name] for name in ("flattered", "careful", "contrarian"))
 check("the contrarian changes their mind most often", flip_rate.drop("everyone").idxmax() == against_all)
 check(
-    "who likes flattery is within 0.1 as steady as the careful one, but further from gold",
+    "the busiest annotator, who likes flattery, is within 0.1 as steady as the careful one, but further from gold",
     flip_rate[liked] < flip_rate[careful] + 0.1 and by_gold[liked] < by_gold[careful],
 )
 
@@ -330,16 +336,18 @@ check("taken together, the panel does not prefer what it reads first", by_place.
 #
 # What can be done about noise and bias with the labels at hand? Some remedies, each judged by how often the label that it leaves agrees with gold (which you would not have):
 
+
 # %%
-gold = feature_margins(shared).gold
-
-
 def remedy(some_pairs, some_votes):
-    """Pairs that get a label, and how often it goes to the side with more gold."""
+    """Pairs that get a label; how often it goes to the side with more gold, and how often where the other side flatters."""
     rows = aggregate(some_pairs, some_votes).rows
     given, labels = from_preferences([{**row, "annotator": "all"} for row in rows], seed=SEED)
-    right = gold_agreement(given, labels, feature_margins(given).gold).iloc[-1]
-    return {"pairs": len(rows), "agree with gold": right.agreement, "low": right.low, "high": right.high}
+    margins = feature_margins(given)
+    right = gold_agreement(given, labels, margins.gold).iloc[-1]
+    misleads = (margins.gold * margins.flattery < 0).to_numpy()  # the worse answer flatters more
+    misled = gold_agreement(list(compress(given, misleads)), list(compress(labels, misleads)), margins.gold[misleads])
+    shares = {"agree with gold": right.agreement, "low": right.low, "high": right.high}
+    return {"pairs": len(rows), **shares, "where flattery misleads": misled.agreement.iloc[-1]}
 
 
 once = all_votes(shared, panel, seed=SEED)
@@ -359,10 +367,15 @@ check(
     "a majority of all five agrees with gold more often than one label",
     remedies["majority of all 5"]["agree with gold"] > remedies["one label, by share"]["agree with gold"],
 )
+check(
+    "where the worse answer flatters, a majority of all five sides with it, as one label does",
+    max(remedies[name]["where flattery misleads"] for name in ("majority of all 5", "one label, by share")) < 0.5,
+)
 
 # %% [markdown]
-# Votes help against noise. Against a bias it matters who votes: two of the five like flattery, but they give most of the labels, so that an equal vote outweighs them and a vote by share does not. The rows with fewer pairs are judged on those pairs only: a filter
-# on length costs pairs, and mends nothing but a taste for length.
+# Votes help against noise. Against a bias that most voters share they do not: where the worse answer flatters, the majority goes wrong as often as a single label. There it helps only to choose *who* labels.
+#
+# The rows with fewer pairs are judged on those pairs only. The filter on length keeps one pair in six and looks good, because a flattering sentence makes an answer longer: among answers of one length few differ in flattery. It chose easier pairs; nobody was cured of anything.
 #
 # ## Publish it
 #
@@ -395,15 +408,17 @@ print(
 print(len(load_preferences(folder / "train.jsonl")), "rows to train on, read back")
 
 # %%
-print(card[:2400])
+sections = {part.split("\n", 1)[0]: part for part in card.split("\n## ")[1:]}
+print("README.md says:", "; ".join(sections))
+Markdown("\n".join(f"### {sections[name]}" for name in ("How it was collected", "How noisy", "Known limits")))
 
 # %% [markdown]
-# The **data card** answers the four questions for whoever uses the set after you, and says what it does not know. Read one before you train on anything: *who labeled this, and what did they like?*
+# The **data card**, of which you see three sections, answers the four questions for whoever uses the set after you, and says what it does not know: nobody in this collection saw a pair twice, so the noise is *unknown*. Read one before you train on anything: *who labeled this, and what did they like?*
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
-# - Pairs come from the policy that is to be improved; near pairs differ less in gold than far ones, and are harder to judge.
+# - Pairs come from the policy that is to be improved; near pairs differ less in gold than far ones.
 # - Agreement must be measured on pairs that several people labeled, and beyond chance: $\kappa$ for two, $\alpha$ for all.
 # - A regression on feature differences finds what an annotator likes, and does not need to know the annotator.
 # - Asking again finds noise. It does not find bias.

@@ -93,7 +93,7 @@ for name, stage in {"SFT": "sft", "reward model": "reward", **TRAINED}.items():
 #
 # A **suite** is the set of prompts on which models are compared. Ours is *frozen*: it was written down before there was a model, and no prompt has been changed or dropped since. Nor should anybody choose a setting by it: whatever you look at
 # while you choose, you fit, even if no gradient ever flows. In that we are guilty: settings of this course were chosen with an eye on the suite, and notebook 05 draws gold on it while it trains. So its numbers are a little too kind to every method,
-# and only new prompts could tell by how much. It has three **splits**: *seen phrasing* are questions such as training has, some of them word for
+# and only new prompts could tell by how much. It has three **splits**: *seen phrasing* are questions such as training has, most of them word for
 # word; *held-out phrasing* and *held-out combination* (of concept and request) are kept out of all training.
 
 # %%
@@ -184,7 +184,7 @@ written = write_jsonl(
 print(f"gold of every prompt: {written.name}")
 
 # %% [markdown]
-# Were you right? And do both orders agree? All but DPO were made with the proxy, so it flatters them: a judge that a method was made with is no judge of that method. That is why gold decides here. Without a gold, take a *second* reward model,
+# Were you right? And do both orders agree? All but SFT and DPO were made with the proxy, so it flatters them: a judge that a method was made with is no judge of that method. That is why gold decides here. Without a gold, take a *second* reward model,
 # or people, that no training has touched.
 
 # %% tags=["nbval-check-output"]
@@ -221,7 +221,7 @@ def bootstrap_interval(a, b, draws):
 
 
 # %% [markdown]
-# PPO against DPO: the first learned from the reward model, the second from pairs. **Predict before you run:** does the interval leave out 0?
+# PPO against DPO: the first learned from the reward model, the second from pairs. Notebook 05 counted who won more prompts. **Predict before you run:** by how many points of gold is the one ahead, and does the interval leave out 0?
 
 # %%
 rng = np.random.default_rng(SEED)
@@ -289,8 +289,8 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# The table shows half the width of the interval of PPO - DPO. Down a column four times the prompts halve it, always. Along a row it falls to what the prompts leave, and no further. How soon depends on the shares above: answers are cheap to
-# draw, so look at them before you write more prompts.
+# The table shows half the width of the interval of PPO - DPO. Down a column four times the prompts halve it, always. Along a row it falls to what the prompts leave, and no further. How soon depends on the shares above (an estimate below 0 counts as 0, and then four times the answers do as much as four times the prompts). Answers are cheap to
+# draw, so look at the shares before you write more prompts.
 #
 # ## Judges
 #
@@ -348,7 +348,7 @@ check("the order decides who wins: PPO when it is shown first, SFT when SFT is",
 check("swapping exposes the first reader", bias["first reader"].first_preferred.low > 0.5)
 check(
     "gold and the reward model do not care which answer stands first",
-    max(bias[name].contradicted.high for name in ("gold", "reward model")) == 0,
+    max(bias[name].contradicted.high for name in ("gold", "reward model")) == 0,  # they score each answer alone
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -369,7 +369,7 @@ by_judge = {
 pd.DataFrame({judge: {name: cell(win, ".0%") for name, win in row.items()} for judge, row in by_judge.items()}).T
 
 # %% [markdown]
-# Two rows you could have told beforehand: the careful annotator's utility is three times gold, so that row is gold's, and the contrarian's is gold turned round. The others each add a taste, and each would crown somebody for it.
+# Two rows you could have told beforehand: the careful annotator's utility is three times gold, so that row is gold's, and the contrarian's is gold turned round. The others each add a taste. Does any of them put another contestant first? What a taste moves before that is the margin, and with it the verdict: PPO beats SFT by gold, and by who likes length the two cannot be told apart.
 #
 # ### Length control, and how it is gamed
 #
@@ -384,7 +384,9 @@ control = {}
 for name in wins:
     points = judged_points(judges["length_lover"], questions, first[name], first["SFT"])
     got = length_controlled_win_rate(questions, first[name], first["SFT"], points, seed=SEED)
+    longer = [len(one.split()) - len(other.split()) for one, other in zip(first[name], first["SFT"], strict=True)]
     control[name] = {
+        "words more": round(np.mean(longer), 1),
         "raw": cell(got.raw, ".0%"),
         "at equal length": cell(got.controlled, ".0%"),
         "phi": round(got.length_effect, 2),
@@ -392,7 +394,7 @@ for name in wins:
 pd.DataFrame(control).T
 
 # %% [markdown]
-# That was the judge who likes length. $\phi$ is the taste. Where a method writes shorter answers than SFT (the column of words above), this judge holds it against the method, and the correction gives it back.
+# That was the judge who likes length. $\phi$ is the taste. Where a method writes shorter answers than SFT (*words more* below 0), this judge holds it against the method, and the correction gives it back. (The paper's model has one more term, for how hard the instruction is.)
 #
 # A benchmark that is corrected for length feels safe. Now send it *one and the same answer to every prompt*. Zheng et al. (2024, *Cheating automatic LLM benchmarks*) won 86.5 % of a length-controlled benchmark with one, against a strong model.
 # How would you look for such an answer? By trying.
@@ -433,11 +435,11 @@ flattering.round(2)
 # %% tags=["nbval-check-output"]
 check("by gold the flattering constant loses to SFT", flattering.loc["gold", "high"] < 0.5)
 check("by the judge who likes flattery it wins", flattering.loc["flattered", "low"] > 0.5)
-check("and length control does not take that away", flattering.loc["flattered", "controlled low"] > 0.5)
 check("the reward model, too, likes it better than SFT's answers", flattering.loc["reward model", "low"] > 0.5)
+check("and length control does not take that away", flattering.loc["reward model", "controlled low"] > 0.5)
 
 # %% [markdown]
-# Five compliments, no content, and the judge who likes flattery prefers them to the answers of a model that tries. Length control takes out length, and this is not about length. Worse, so does our reward model, which learned from that annotator
+# Five compliments, no content, and the busiest annotator, who likes flattery, prefers them to the answers of a model that tries. Length control takes out length, and this is not about length. Worse, so does our reward model, which learned from that annotator
 # more than from any other: what notebook 03 found in its audit is enough to beat it as a judge, without reading a single question.
 #
 # And the correction can lie by itself. The short compliment is *always* the shorter one, so that the data hold nothing about equal length, and what the fit reads at $\Delta = 0$ is extrapolated:
@@ -486,7 +488,7 @@ runs["best of n"] = [
 frontier(runs)
 
 # %% [markdown]
-# **Try:** put the mouse on a point to read it. Then slide the KL: which intervals overlap, and where does a method gain proxy without gaining gold? Best-of-n begins with $n = 1$, which is SFT on other draws: how far its start lies from that of
+# **Try:** put the mouse on a point to read it. Then slide the KL: where does a method gain proxy without gaining gold? And which intervals overlap? (That is no test: two intervals may overlap while the one of the paired difference, below, leaves out 0.) Best-of-n begins with $n = 1$, which is SFT on other draws: how far its start lies from that of
 # the others is what sampling alone does.
 #
 # The same at three distances, the last as far as the shortest path goes:
@@ -584,9 +586,9 @@ rows = {}
 for one, other in [(name, "SFT") for name in wins] + list(combinations(wins, 2)):
     here, study = mean_interval(gold[one] - gold[other], seed=SEED), seed_study(stored[one] - stored[other])
     rows[f"{one} against {other}"] = {
-        "this run, over prompts": cell(here, "+z.2f"),
+        "this run, over prompts": cell(here, "+z.3f"),
         "these checkpoints": verdict(here),
-        "five runs, over seeds and prompts": cell(study.mean, "+z.2f"),
+        "five runs, over seeds and prompts": cell(study.mean, "+z.3f"),
         "the method": verdict(study.mean),
         "share of seeds": f"{study.seed_share:.0%}",
     }
@@ -604,12 +606,14 @@ for name in ("best of 4", "PPO", "DPO"):
     check(f"{name} beats SFT over seeds and prompts", seed_study(stored[name] - stored["SFT"]).mean.low > 0)
 
 # %% [markdown]
-# "Share of seeds" is how much of one run's variance on one prompt is the seed's doing on all prompts: about a percent or less here. Most of the rest is the luck of four answers. And yet it is the part that stays when you average over prompts.
+# "Share of seeds" is how much of one run's variance on one prompt is the seed's doing on all prompts: about a percent or less here. And yet the seed's share is the part that stays when you average over prompts.
 # Because it is small in this world, five runs are above all five times the data, and an open verdict may even close. Where training is longer or less stable it is the other way round: verdicts open again. You know which only if you have run it.
+#
+# And a "method" is its recipe in this course: PPO sampled 5,120 answers, GRPO and online DPO 2,560, DPO none. With more answers one of them might catch up; no number of seeds would tell.
 #
 # ## What it takes
 #
-# Seconds of training, as each checkpoint's `training.json` records them, against answers at every question. All but DPO also need the reward model. The last column: after how many questions best-of-4, which draws four answers each time, has
+# Seconds of training, as each checkpoint's `training.json` records them, against answers at every question. All but SFT and DPO also need the reward model. The last column: after how many questions best-of-4, which draws four answers each time, has
 # taken as long as that training.
 
 
@@ -658,6 +662,8 @@ sections = markdown.read_text(encoding="utf-8").split("\n## ")
 Markdown("\n\n".join(f"### {part}" for part in sections if part.startswith("Suite\n")))
 
 # %% [markdown]
+# The card drew answers of its own, two a prompt where we had four. So its win rates lie closer to a coin and its intervals are wider: does a verdict differ from yours above? Fewer answers also repeat each other less, which lifts distinct-2.
+#
 # Numbers do not replace reading. The prompt on which PPO does worst:
 
 # %%
@@ -667,7 +673,7 @@ show_answers(questions[worst], {name: given[worst] for name, given in texts.item
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Recap
 #
-# - A frozen suite, the same prompts for all: differences are paired, and nobody has fitted them. Every choice made by it wears it out.
+# - A frozen suite, the same prompts for all: differences are paired. Every choice made by it, ours included, wears it out.
 # - No claim without an interval. Resample prompts, with both models' answers to each; count ties as half.
 # - A judge is a callable with tastes. Swap positions; never let a method's own reward judge it; try a constant answer.
 # - Length control removes length and nothing else, and extrapolates where one side is always shorter.
