@@ -101,9 +101,9 @@ for ask_name, phrasings in PHRASINGS.items():
 # - *correct*: the share of the answer's claims that are true facts about the right concept
 # - *asked*: the share of the facts asked for that are there
 # - *concise*: 1 up to 1.25 times the reference's words, 0 at 2.5 times
-# - *clean*: 1, less a half for each flattering, filler or repeated sentence and for a broken ending
+# - *clean*: 1, less a half for each flattering, filler or repeated sentence and for a broken ending, but never below -1
 #
-# A perfect answer scores +2, an empty one -3. Let us put one answer through it, sentence by sentence.
+# A perfect answer scores +2. One that claims nothing, such as an empty one, gets 0 for all four, so -3. Let us put one answer through it, sentence by sentence.
 
 # %%
 question = "What is a KV cache?"
@@ -242,7 +242,7 @@ check(
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# Why is SFT so far from +2? Because it imitates, and what it imitates is mixed: two thirds of the demonstrations and more have something wrong with
+# Why is SFT so far from +2? A model this small makes mistakes of its own. And it imitates, and what it imitates is mixed: two thirds of the demonstrations and more have something wrong with
 # them. Somebody answered about the wrong concept, or padded, or flattered. Imitation cannot tell. Preferences can: "this one
 # is better than that one" is the information that demonstrations lack. That is what the rest of the course is about.
 
@@ -257,7 +257,7 @@ check("more than two thirds of the demonstrations have a defect", (demos.quality
 # %% [markdown]
 # ## Where each equation lives
 #
-# Every quantity is derived by hand once, in a notebook, and asserted equal to the function that the training loops use.
+# The main ones are derived by hand in a notebook and asserted equal to the function that the package uses; variants are named there, and tested in `tests/unit/`.
 #
 # | quantity | paper and equation | function |
 # |---|---|---|

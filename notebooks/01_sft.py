@@ -320,7 +320,7 @@ check(
 )
 
 # %% [markdown]
-# SFT generalizes: it answers phrasings that it never saw, and, less well, combinations of concept and ask that it was never shown. It learned the facts in
+# SFT generalizes: it answers phrasings that it never saw, and combinations of concept and ask that it was never shown (which of the two it does better, 42 prompts a split hardly tell). It learned the facts in
 # pretraining and the asks from other concepts, and puts the two together: talking well about the wrong concept would have earned about -1.
 
 # %% slideshow={"slide_type": "slide"}
@@ -423,7 +423,7 @@ check("with the end token in the loss, most answers end", with_end[0] > 0.5)
 check("without it, hardly any answer ends", without[0] < 0.1)
 
 # %% [markdown]
-# Would the loss have told you? It is a little higher, as end tokens are easy to predict and are now left out of the mean, but nobody sees that without the other run. The model simply was never
+# Would the loss have told you? Nothing in the second line looks wrong, and the two losses do not even compare, as they are means over different tokens. The model simply was never
 # asked about stopping. A pad token that is the same as the end token, masked out as padding, causes exactly this bug in practice.
 #
 # ## Keep it

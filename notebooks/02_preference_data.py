@@ -347,7 +347,8 @@ def remedy(some_pairs, some_votes):
     misleads = (margins.gold * margins.flattery < 0).to_numpy()  # the worse answer flatters more
     misled = gold_agreement(list(compress(given, misleads)), list(compress(labels, misleads)), margins.gold[misleads])
     shares = {"agree with gold": right.agreement, "low": right.low, "high": right.high}
-    return {"pairs": len(rows), **shares, "where flattery misleads": misled.agreement.iloc[-1]}
+    misled_shares = {"where flattery misleads": misled.agreement.iloc[-1], "so many pairs": misleads.sum()}
+    return {"pairs": len(rows), **shares, **misled_shares}
 
 
 once = all_votes(shared, panel, seed=SEED)
@@ -360,7 +361,7 @@ remedies = {
     "the careful one alone": remedy(shared, [v for v in once if v.annotator == careful]),
     "one label, same length only": remedy(alike, panel_votes(alike, panel, seed=SEED)),
 }
-pd.DataFrame(remedies).T.astype({"pairs": int}).round(2)
+pd.DataFrame(remedies).T.astype({"pairs": int, "so many pairs": int}).round(2)
 
 # %% tags=["nbval-check-output"]
 check(
@@ -373,7 +374,7 @@ check(
 )
 
 # %% [markdown]
-# Votes help against noise. Against a bias that most voters share they do not: where the worse answer flatters, the majority goes wrong as often as a single label. There it helps only to choose *who* labels.
+# Votes help against noise. Against a bias that most voters share they do not: where the worse answer flatters, the majority goes wrong about as often as a single label. There it helps only to ask somebody without the bias: the contrarian may go or stay, the careful one has to decide alone.
 #
 # The rows with fewer pairs are judged on those pairs only. The filter on length keeps one pair in six and looks good, because a flattering sentence makes an answer longer: among answers of one length few differ in flattery. It chose easier pairs; nobody was cured of anything.
 #

@@ -487,7 +487,7 @@ check(
 )
 
 # %% [markdown]
-# Both saw an eighth of the pairs, so they charge less for everything than the reward model does. But one row depends on the question and on nothing else: *another concept's answer* is a perfect answer, to something else. From pairs alone the model has hardly learned to mind it. What shows in the answer by itself, such as a missing
+# Both saw an eighth of the pairs, so they charge far less than the reward model does for a wrong concept. But compare the two. *Another concept's answer* and *missed ask* are good answers, to something else: only the question shows that they are wrong. From pairs alone the model has hardly learned to mind either. What shows in the answer by itself, such as a missing
 # end, it minds without any help.
 
 # %% [markdown]

@@ -439,8 +439,8 @@ check("the reward model, too, likes it better than SFT's answers", flattering.lo
 check("and length control does not take that away", flattering.loc["reward model", "controlled low"] > 0.5)
 
 # %% [markdown]
-# Five compliments, no content, and the busiest annotator, who likes flattery, prefers them to the answers of a model that tries. Length control takes out length, and this is not about length. Worse, so does our reward model, which learned from that annotator
-# more than from any other: what notebook 03 found in its audit is enough to beat it as a judge, without reading a single question.
+# Five compliments, no content, and the busiest annotator, who likes flattery, prefers them to the answers of a model that tries. Worse, so does our reward model, which learned from that annotator
+# more than from any other: what notebook 03 found in its audit is enough to beat it as a judge, without reading a single question. Length control takes out length, and this is not about length.
 #
 # And the correction can lie by itself. The short compliment is *always* the shorter one, so that the data hold nothing about equal length, and what the fit reads at $\Delta = 0$ is extrapolated:
 
@@ -662,7 +662,7 @@ sections = markdown.read_text(encoding="utf-8").split("\n## ")
 Markdown("\n\n".join(f"### {part}" for part in sections if part.startswith("Suite\n")))
 
 # %% [markdown]
-# The card drew answers of its own, two a prompt where we had four. So its win rates lie closer to a coin and its intervals are wider: does a verdict differ from yours above? Fewer answers also repeat each other less, which lifts distinct-2.
+# The card drew answers of its own, two a prompt where we had four. So its win rates lie closer to a coin, and the intervals of its means are wider: does a verdict differ from yours above? Fewer answers also repeat each other less, which lifts distinct-2.
 #
 # Numbers do not replace reading. The prompt on which PPO does worst:
 
