@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from picollm_lite.chat import conversation, encode_conversation, encode_prompt
 from picollm_lite.data import load_demos, load_preferences, prompt_key
@@ -55,7 +55,6 @@ def hand_off(
     rows = _rows(stage, data)
     told = settings(stage) | changes
     policy, tokenizer = load_policy(model, device="cpu")
-    _check_policy(policy.config, model)
     _check_rows(stage, rows, tokenizer, limit=told.get("max_length", math.inf))
     if stage == "grpo":
         rows = _prompt_rows(rows)
@@ -133,13 +132,6 @@ def _length(row: dict, tokenizer: PreTrainedTokenizerBase) -> int:
     else:
         return len(encode_prompt(tokenizer, row["prompt"]))
     return max(len(encode_conversation(tokenizer, messages).tokens) for messages in whole)
-
-
-def _check_policy(config: PretrainedConfig, path: str | Path) -> None:
-    """transformers opens a reward model as a language model too, with a head that nobody has trained."""
-    wrong = [name for name in config.architectures or () if "SequenceClassification" in name]
-    if wrong:
-        raise ValueError(f"{path}: expected a policy, which is a language model, got {wrong[0]}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -259,7 +259,7 @@ def test_accelerate_loads_the_file_and_asks_how_many_gpus(make, name, kind):
         ("dpo", {"data": "demos.jsonl"}, ValueError, "demos.jsonl:1: a preference needs `chosen` and `rejected`"),
         ("dpo", {"data": "nowhere.jsonl"}, FileNotFoundError, "no file at .*nowhere.jsonl"),
         ("dpo", {"model": "nowhere"}, FileNotFoundError, "no checkpoint at .*nowhere"),
-        ("sft", {"model": "reward"}, ValueError, "reward: expected a policy, .* got LlamaForSequenceClassification"),
+        ("sft", {"model": "reward"}, ValueError, "reward holds a reward model, not a language model"),
         ("grpo", {"reward_model": "sft"}, ValueError, "a reward model needs a classifier with one label"),
         ("grpo", {"reward_model": "nowhere"}, FileNotFoundError, "no checkpoint at .*nowhere"),
         ("grpo", {"reward_model": None}, ValueError, "grpo needs one: got None for grpo"),
