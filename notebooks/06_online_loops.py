@@ -337,9 +337,9 @@ L = -(per_token.sum(1) / mask.sum(1)).mean()
 torch.testing.assert_close(grpo_loss(logp, logp, ref_logp, A, mask, kl_coef=KL_COEF), L)
 
 # %%
-settings = {"learning_rate": GRPO_RATE, "kl_coef": KL_COEF, "epochs": 1}  # two minibatches a batch
-run("GRPO", group_policy.grpo, **settings)
-run("Dr. GRPO", group_policy.grpo, std_term=False, length_term=False, **settings)
+grpo_settings = {"learning_rate": GRPO_RATE, "kl_coef": KL_COEF, "epochs": 1}  # two minibatches a batch
+run("GRPO", group_policy.grpo, **grpo_settings)
+run("Dr. GRPO", group_policy.grpo, std_term=False, length_term=False, **grpo_settings)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Online DPO: the group as a pair
@@ -354,7 +354,8 @@ for question, i, j in zip(three, best.tolist(), worst.tolist(), strict=True):
     print(f"{question}\n  best  {r[i]:+.2f}  {texts[i]}\n  worst {r[j]:+.2f}  {texts[j]}")
 
 # %%
-run("online DPO", online_dpo.train, learning_rate=ONLINE_DPO_RATE, beta=BETA)
+online_dpo_settings = {"learning_rate": ONLINE_DPO_RATE, "beta": BETA}
+run("online DPO", online_dpo.train, **online_dpo_settings)
 
 # %% [markdown]
 # Here the reference in the loss is the SFT model all the time. It may also *move*: every few steps the policy becomes its own reference, so that each stretch is a DPO run of its own, as in the self-rewarding models of Yuan et al. (2024). (The iterative DPO of Xiong et al. 2023 renews the pairs and keeps the reference.) Nothing then ties the policy to SFT but the
@@ -484,8 +485,8 @@ for a, b in (("RLOO", "online DPO"), ("Dr. GRPO", "GRPO"), ("RLOO", "rejection s
 # %%
 budget = {"start": "sft", "prompts": len(prompts), "steps": STEPS, "batch_size": BATCH_SIZE, "group_size": GROUP_SIZE}
 for name, stage, settings in (
-    ("online DPO", "online_dpo", {"learning_rate": ONLINE_DPO_RATE, "beta": BETA}),
-    ("GRPO", "grpo", {"learning_rate": GRPO_RATE, "kl_coef": KL_COEF, "epochs": 1}),
+    ("online DPO", "online_dpo", online_dpo_settings),
+    ("GRPO", "grpo", grpo_settings),
 ):
     folder = save(loops[name].policy, tokenizer, outputs() / "checkpoints" / stage)
     save_settings(folder, {"stage": stage, **budget, **settings, "seed": SEED}, loops[name].seconds)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from llamas import SHAPES, default_device, random_llama, shipped_tokenizer
+from llamas import SHAPES, WORDS, default_device, random_llama, shipped_tokenizer
 from reporting import machine
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +37,6 @@ from picollm_lite.stages import dpo, ppo, reward, sft
 
 STEPS = 3  # the warm-up, the measured one, and one that never comes, as loops evaluate and center after their last
 TRAINED, FROZEN = 16, 4  # bytes a parameter in fp32: weight, gradient and Adam's two moments; a weight alone
-WORDS = ("model", "token", "reward", "policy")  # behind a space each is one token of the course's tokenizer
 MIB = 2**20
 
 

@@ -19,13 +19,12 @@ from pathlib import Path
 import jupytext
 import torch
 from IPython.core.interactiveshell import InteractiveShell
-from llamas import SHAPES, random_llama, shipped_tokenizer
+from llamas import SHAPES, WORDS, default_device, random_llama, shipped_tokenizer
 from reporting import finish, machine
 
 from picollm_lite.files import write_jsonl
 from picollm_lite.paths import ROOT
 
-WORDS = ("model", "token", "reward", "policy")  # behind a space each is one token of the course's tokenizer
 GIB = 2**30
 
 
@@ -69,7 +68,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=14.2, help="of memory that this process may take on the GPU")
     parser.add_argument("--bf16", action="store_true", help="products in bf16 where the GPU has it")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.gib * GIB / total))

@@ -12,6 +12,7 @@ from picollm_lite.paths import CHECKPOINTS
 
 SHIPPED = CHECKPOINTS / "sft"
 CONTEXT = 2048  # tokens
+WORDS = ("model", "token", "reward", "policy")  # behind a space each is one token of the course's tokenizer
 
 
 class Shape(NamedTuple):

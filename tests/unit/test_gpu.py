@@ -68,15 +68,15 @@ def test_sampling_leaves_no_memory_behind():
     assert len(set(taken[2:])) == 1
 
 
-def loop(name, policy, tokenizer, pairs):
+def loop(name, policy, tokenizer, pairs, **changes):
     questions = ["Why?", "What is a token?", "Be brief."]
-    sampling = {"tokenizer": tokenizer, **SAMPLING}
+    sampling, settings = {"tokenizer": tokenizer, **SAMPLING, **changes}, {"batch_size": 2, **changes}
     if name == "sft":
-        return sft.train(policy, [pair.chosen for pair in pairs], pad_token_id=tokenizer.pad_token_id, batch_size=2)
+        return sft.train(policy, [pair.chosen for pair in pairs], pad_token_id=tokenizer.pad_token_id, **settings)
     if name == "reward":
-        return reward.train(RewardModel.from_policy(policy, tokenizer), pairs, val=pairs, batch_size=2)
+        return reward.train(RewardModel.from_policy(policy, tokenizer), pairs, val=pairs, **settings)
     if name == "dpo":
-        return dpo.train(policy, pairs, tokenizer=tokenizer, ref=deepcopy(policy), batch_size=2)
+        return dpo.train(policy, pairs, tokenizer=tokenizer, ref=deepcopy(policy), **settings)
     if name == "ppo":
         more = {"critic": ValueModel.from_policy(policy), "ref": deepcopy(policy), "minibatch_size": 2, "epochs": 2}
         return ppo.train(policy, brevity, questions, **more, **sampling)
@@ -97,21 +97,17 @@ def test_a_loop_takes_the_same_steps(name, taught, tokenizer, pairs):
                 assert getattr(ours, field) == pytest.approx(value, abs=2e-3, nan_ok=True), field
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
-def test_a_run_inside_one_bf16_context_learns_what_fp32_does(name, taught, tokenizer, pairs):
+@pytest.mark.parametrize(
+    ("name", "changes"), [("sft", {}), ("reward", {"off_prompt_weight": 0.0}), ("dpo", {"learning_rate": 1e-3})]
+)
+def test_a_run_inside_one_bf16_context_learns_what_fp32_does(name, changes, taught, tokenizer, pairs):
     """autocast by itself would go on computing with the bf16 copies of the weights that it met first."""
-    trainers = {
-        "sft": lambda model: sft.train(model, [pair.chosen for pair in pairs], pad_token_id=0, epochs=8, batch_size=2),
-        "reward": lambda model: reward.train(
-            RewardModel.from_policy(model, tokenizer), pairs, epochs=8, batch_size=2, off_prompt_weight=0.0
-        ),
-        "dpo": lambda model: dpo.train(model, pairs, tokenizer=tokenizer, epochs=8, batch_size=2, learning_rate=1e-3),
-    }
     losses = {}
     for bf16 in (False, True):
         model = taught().cuda()
         with mixed_precision(model, bf16=bf16):
-            losses[bf16] = torch.tensor([record.loss for record in trainers[name](model)])
+            records = loop(name, model, tokenizer, pairs, epochs=8, **changes)
+            losses[bf16] = torch.tensor([record.loss for record in records])
     assert losses[False][-3:].mean() < 0.8 * losses[False][:3].mean()
     torch.testing.assert_close(losses[True], losses[False], rtol=0.05, atol=0.05)
 
